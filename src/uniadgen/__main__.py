@@ -1,0 +1,176 @@
+"""The command line: demo, generate, train, evaluate, world."""
+
+import functools
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from uniadgen import files
+from uniadgen.config import override, parse_overrides
+from uniadgen.recipes import recipe
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Personalised advertising text and pictures from one autoregressive model.\n\n"
+    "Start with `uniadgen demo`, then try your own product with `uniadgen generate --help`.",
+)
+world_app = typer.Typer(no_args_is_help=True, help="AdWorld, the synthetic shop whose right answers are known.")
+app.add_typer(world_app, name="world")
+
+
+def plainly(command: Callable[..., None]) -> Callable[..., None]:
+    """Bad input and a full disk end in one clear line and exit code 2, never in a traceback."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except (ValueError, OSError) as error:
+            name = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+            print(f"uniadgen: {' '.join(name.split())}", file=sys.stderr)
+            raise typer.Exit(2) from None
+
+    return wrapped
+
+
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="Change any knob of the recipe, e.g. --set train.steps=50. Repeatable.")
+]
+Out = Annotated[Path, typer.Option(help="Where to write. PNG, WebP or JPEG.")]
+
+
+@app.command()
+@plainly
+def generate(
+    product: Annotated[Path, typer.Option(help="The product, cut out on a transparent background (PNG or WebP).")],
+    description: Annotated[str, typer.Option(help="One sentence that says what it is.")],
+    point: Annotated[
+        list[str] | None, typer.Option(help="A selling point; repeat for each. The text uses nothing else.")
+    ] = None,
+    history: Annotated[
+        Path | None,
+        typer.Option(help='What the shopper clicked: a JSON list of {"picture": path, "text": title}, oldest first.'),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The same request and seed give the same ad.")] = 0,
+    num_images: Annotated[int, typer.Option(min=1, max=64, help="How many ads, with seeds seed, seed + 1, ...")] = 1,
+    guidance: Annotated[
+        float | None, typer.Option(min=1, help="How strongly the history guides; 1 is off. Default: the model's own.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="`nano`, or a folder of weights.")] = "nano",
+    out: Out = Path("ad.png"),
+) -> None:
+    """Make an ad for one product and one shopper.
+
+    Writes the picture to OUT, and text, seed and settings beside it as OUT with the ending .json.
+
+    Example: uniadgen generate --product mug.png --description "A red mug for the kitchen." --point "dishwasher safe"
+    --point "gift box included" --history history.json --seed 7 --out ad.png
+    """
+    files.check_output(out)
+    wanted = files.read_product(product, description, point or [])
+    clicks = files.read_history(history) if history else ()
+    from uniadgen.pipeline import AdGenerator  # torch takes seconds to import; --help and bad input should not wait
+    from uniadgen.train.log import progress_bar
+
+    generator = AdGenerator.from_pretrained(model)
+    for number in range(num_images):
+        path = out if num_images == 1 else out.with_name(f"{out.stem}-{seed + number}{out.suffix}")
+        with progress_bar("ad", 1) as bar:
+            for update in generator.stream(wanted, clicks, seed=seed + number, guidance=guidance):
+                bar.advance(update.text, by=int(update.done))
+        ad = update.ad
+        assert ad is not None, "the last update carries the ad"
+        files.save_picture(path, ad.picture)
+        record = {"text": ad.text, **ad.record}
+        files.write_whole(
+            path.with_suffix(".json"), lambda p, r=record: p.write_text(json.dumps(r, indent=2, ensure_ascii=False) + "\n")
+        )
+        print(f"{ad.text}\n{path}")
+
+
+@app.command()
+@plainly
+def train(
+    name: Annotated[str, typer.Argument(help="The recipe: nano.")],
+    out: Annotated[Path | None, typer.Option(help="The run's folder; a run that was stopped goes on there.")] = None,
+    settings: Settings = None,
+) -> None:
+    """Train a recipe from scratch: render AdWorld, train the VQ, then the model. Stop it at any time and run it again.
+
+    Example: uniadgen train nano --out runs/nano --set train.steps=500
+    """
+    config = override(recipe(name), parse_overrides(settings or []))
+    from uniadgen.train.nano import train_recipe
+
+    folder = train_recipe(config, out or Path("runs") / name)
+    print(f"weights: {folder}")
+
+
+@app.command()
+@plainly
+def evaluate(
+    name: Annotated[str, typer.Argument(help="`nano`, or a folder of weights.")],
+    requests: Annotated[int, typer.Option(min=10, help="Held-out shoppers, one request each.")] = 200,
+    out: Annotated[Path, typer.Option(help="Where the figures are written.")] = Path("evaluation.json"),
+    seed: Annotated[int, typer.Option(help="First shopper and first seed.")] = 0,
+) -> None:
+    """Measure a model on held-out shoppers and products of AdWorld, against its ground truth.
+
+    Prints a table with 95 % intervals and writes it as JSON, with a picture of requests beside it.
+    """
+    files.check_output(out, (".json",))
+    from uniadgen.evaluate import evaluate_in_world, table
+
+    report = evaluate_in_world(name, requests, seed, sheet=out.with_suffix(".png"))
+    files.write_whole(out, lambda p: p.write_text(json.dumps(report, indent=2) + "\n"))
+    Console().print(table(report))
+    print(out)
+
+
+@app.command()
+@plainly
+def demo(
+    out: Annotated[Path, typer.Option(help="The folder for demo.png and demo.html.")] = Path(),
+    model: Annotated[str, typer.Option(help="`nano`, or a folder of weights.")] = "nano",
+    seed: Annotated[int, typer.Option(help="Another seed, other ads.")] = 7,
+) -> None:
+    """Make ads for four sample shoppers, with and without their history, and show them on one page."""
+    if not out.is_dir():
+        raise ValueError(f"{out}: no such folder: create it first")
+    from uniadgen.demo import make_demo
+
+    for path in make_demo(model, out, seed):
+        print(path)
+
+
+@world_app.command()
+@plainly
+def sheet(
+    out: Annotated[Path, typer.Argument(help="The picture to write.")],
+    rows: Annotated[int, typer.Option(min=1, max=40, help="Products.")] = 6,
+    columns: Annotated[int, typer.Option(min=1, max=40, help="Scenes.")] = 8,
+    size: Annotated[int, typer.Option(min=16, max=1024, help="Pixels of each picture.")] = 144,
+    seed: Annotated[int, typer.Option(help="Another seed, other products and scenes.")] = 0,
+) -> None:
+    """Draw a contact sheet: products by rows, scenes by columns."""
+    files.check_output(out)
+    from uniadgen.world.sheet import contact_sheet
+
+    files.save_picture(out, contact_sheet(rows, columns, size, seed))
+    print(out)
+
+
+def main() -> None:
+    """Entry point of the `uniadgen` command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

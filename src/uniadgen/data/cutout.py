@@ -1,0 +1,127 @@
+"""The product's transparent picture: read, placed on the canvas, and pasted back over what the model painted."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFilter, UnidentifiedImageError
+
+MAX_PIXELS = 64_000_000  # 8000 x 8000; a larger picture is refused before it is decoded
+# Where a product stands that comes without a placement of its own: as AdWorld's and most shops' pictures have it.
+STAND_HEIGHT, STAND_WIDTH, STAND_BASE = 0.50, 0.60, 0.78  # shares of the canvas
+MARGIN = 0.08  # a square picture whose product keeps this share free on every side brings its own placement
+
+
+def read_picture(path: Path, mode: str) -> Image.Image:
+    """Reads a picture as RGB or RGBA (mode).
+
+    Raises `ValueError` saying what was got and what to do: no such file, not a picture, cut short, too large
+    (told from its header, before decoding), or no transparency where RGBA is asked for.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file, expected a picture (PNG, WebP or JPEG)")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            picture = Image.open(path)
+            _check_size(path, picture)
+            picture.load()
+    except Image.DecompressionBombError:
+        raise ValueError(f"{path}: far more than {MAX_PIXELS:,} pixels, expected fewer: make it smaller") from None
+    except UnidentifiedImageError:
+        raise ValueError(f"{path}: not a picture that can be read, expected PNG, WebP or JPEG") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        if isinstance(error, ValueError) and str(path) in str(error):
+            raise
+        raise ValueError(f"{path}: the picture is damaged or cut short ({error}): save it again") from None
+    if mode == "RGBA" and "A" not in picture.getbands() and "transparency" not in picture.info:
+        raise ValueError(
+            f"{path}: the picture has mode {picture.mode} without transparency, expected a product cut out on a "
+            "transparent background: remove its background (any cut-out tool) and save it as PNG or WebP"
+        )
+    return picture.convert(mode)
+
+
+def _check_size(path: Path, picture: Image.Image) -> None:
+    width, height = picture.size
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{path}: {width} x {height} pixels, expected at most {MAX_PIXELS:,} in all: make it smaller")
+    if min(width, height) < 8:
+        raise ValueError(f"{path}: {width} x {height} pixels, expected at least 8 x 8: use a larger picture")
+
+
+def place(cutout: Image.Image, side: int) -> Image.Image:
+    """The product on a transparent square canvas of `side` pixels.
+
+    A square picture whose product keeps a margin is taken as the placement that its maker wanted. Any other is
+    cropped to the product and put where products stand: centred, on the stage, at a fitting size.
+    """
+    box = cutout.getchannel("A").point(lambda a: 255 * (a > 8)).getbbox() or cutout.getbbox()
+    assert box is not None, "Product refuses fully transparent pictures"
+    width, height = cutout.size
+    free = min(box[0] / width, box[1] / height, 1 - box[2] / width, 1 - box[3] / height)
+    if width == height and free >= MARGIN:
+        return _resize(cutout, (side, side))
+    product = cutout.crop(box)
+    scale = min(STAND_WIDTH * side / product.width, STAND_HEIGHT * side / product.height)
+    product = _resize(product, (max(1, round(product.width * scale)), max(1, round(product.height * scale))))
+    canvas = Image.new("RGBA", (side, side))
+    canvas.paste(product, ((side - product.width) // 2, round(STAND_BASE * side) - product.height))
+    return canvas
+
+
+def _resize(cutout: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Resizes with premultiplied alpha, so that no colour of invisible pixels shines through at the edge."""
+    if cutout.size == size:
+        return cutout
+    return cutout.convert("RGBa").resize(size, Image.Resampling.LANCZOS).convert("RGBA")
+
+
+def premultiplied(canvas: Image.Image | np.ndarray) -> np.ndarray:
+    """RGBA -> what the model reads: float32 (4, H, W) in [0, 1], colours multiplied by alpha."""
+    pixels = np.asarray(canvas, dtype=np.float32) / 255
+    pixels[..., :3] *= pixels[..., 3:]
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def paste(painted: Image.Image, canvas: Image.Image) -> Image.Image:
+    """The product's own pixels over the painted picture, which is enlarged to the canvas.
+
+    Where alpha is 255 the product's pixels are unchanged. What the model painted of the product just outside its
+    outline would show as a seam, so the background is first drawn inwards over it.
+    """
+    painted = painted.convert("RGB").resize(canvas.size, Image.Resampling.LANCZOS)
+    alpha = canvas.getchannel("A")
+    reach = max(1, canvas.width // 96)
+    hole = alpha.point(lambda a: 255 * (a > 0)).filter(ImageFilter.MaxFilter(2 * reach + 1))
+    ground = _fill(np.asarray(painted, np.float32), np.asarray(hole) > 0, reach)
+    weight = np.asarray(alpha, np.float32)[..., None] / 255
+    pixels = weight * np.asarray(canvas.convert("RGB"), np.float32) + (1 - weight) * ground
+    return Image.fromarray(np.rint(pixels).astype(np.uint8))
+
+
+def _fill(pixels: np.ndarray, hole: np.ndarray, reach: int) -> np.ndarray:
+    """Fills the hole's rim from outside: the mean of the known pixels around, coarser the deeper inside."""
+    filled, known = pixels * ~hole[..., None], (~hole).astype(np.float32)
+    result = pixels.copy()
+    left = hole.copy()
+    for radius in (reach, 3 * reach, 9 * reach):
+        total = _blur(filled, radius)
+        weight = _blur(known[..., None], radius)
+        found = left & (weight[..., 0] > 1e-3)
+        result[found] = total[found] / weight[found]
+        left &= ~found
+    return result
+
+
+def _blur(pixels: np.ndarray, radius: int) -> np.ndarray:
+    """Box mean of (H, W, C), separably, with edges repeated."""
+    size = 2 * radius + 1
+    for axis in (0, 1):
+        pad = [(0, 0)] * 3
+        pad[axis] = (radius + 1, radius)
+        sums = np.pad(pixels, pad, mode="edge").cumsum(axis, dtype=np.float64)
+        length = pixels.shape[axis]
+        upper = sums.take(range(size, size + length), axis)
+        pixels = ((upper - sums.take(range(length), axis)) / size).astype(np.float32)
+    return pixels

@@ -1,0 +1,75 @@
+"""Which clicks are shown to the model (Eq. 6): a pure function of scores, number and generator."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import numpy as np
+
+EPSILON = 1e-6  # paper section 4.4.1
+_WORDS = re.compile(r"[a-z0-9]+|[\u4e00-\u9fff]+")
+_STOP_WORDS = frozenset("a an and for in is it of on or our the this to with".split())
+
+Sampler = Callable[[Sequence[float], int, np.random.Generator], list[int]]
+
+
+def by_similarity(scores: Sequence[float], n: int, generator: np.random.Generator) -> list[int]:
+    """Product similarity sampling (Eq. 6): `n` clicks without replacement, p_i ~ max(s_i + eps, 0).
+
+    Returns indices in their original (time) order; all of them when there are no more than `n`. Clicks whose
+    weight is zero are drawn, evenly, only when the others do not suffice.
+    """
+    if len(scores) <= n:
+        return list(range(len(scores)))
+    weights = np.maximum(np.asarray(scores, dtype=np.float64) + EPSILON, 0.0)
+    # Sampling without replacement by the Gumbel trick: the n largest of log w + noise.
+    with np.errstate(divide="ignore"):
+        keys = np.log(weights) + generator.gumbel(size=len(weights))
+    order = np.lexsort((generator.random(len(weights)), -keys))
+    return sorted(int(i) for i in order[:n])
+
+
+def at_random(scores: Sequence[float], n: int, generator: np.random.Generator) -> list[int]:
+    """`n` clicks evenly, without replacement (Table 4, "Random Sampling")."""
+    if len(scores) <= n:
+        return list(range(len(scores)))
+    return sorted(int(i) for i in generator.choice(len(scores), size=n, replace=False))
+
+
+def most_similar(scores: Sequence[float], n: int, generator: np.random.Generator) -> list[int]:
+    """The `n` clicks of highest score, earlier ones first among equals (Table 4, "Most-similar Sampling")."""
+    order = np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")
+    return sorted(int(i) for i in order[:n])
+
+
+SAMPLERS: dict[str, Sampler] = {f.__name__: f for f in (by_similarity, at_random, most_similar)}
+
+
+def similarity(texts: Sequence[str], description: str) -> list[float]:
+    """s_i of Eq. 6: cosine in [0, 1] between each clicked title and the product's description.
+
+    The built-in encoder is a bag of words (of character pairs, in Chinese); nothing has to be downloaded.
+    """
+    wanted = _bag(description)
+    return [_cosine(_bag(text), wanted) for text in texts]
+
+
+@lru_cache(maxsize=65536)
+def _bag(text: str) -> Counter[str]:
+    terms: Counter[str] = Counter()
+    for run in _WORDS.findall(text.lower()):
+        if run[0] > "\u4dff":
+            terms.update(run[i : i + 2] for i in range(max(len(run) - 1, 1)))
+        elif run not in _STOP_WORDS:
+            terms[run] += 1
+    return terms
+
+
+def _cosine(a: Counter[str], b: Counter[str]) -> float:
+    dot = sum(count * b[term] for term, count in a.items())
+    if not dot:
+        return 0.0
+    norms = sum(v * v for v in a.values()) * sum(v * v for v in b.values())
+    return dot / math.sqrt(norms)

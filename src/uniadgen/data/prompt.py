@@ -1,0 +1,140 @@
+"""The token layout: instruction, selling points, history, then `<text>` ... `</text> <image>` ... `</image>`."""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from uniadgen.config import Config
+from uniadgen.data.batch import Kind, Row
+
+SPECIAL_TOKENS = ("<text>", "</text>", "<image>", "</image>", "<text_ph>", "<image_ph>")
+
+# Paper section 4.3.2 and appendix 11: diverse templates; every one holds the text to the selling points.
+TEMPLATES = {
+    "en": (
+        "Product: {description} Selling points: {points}. Write an ad text with words of the selling points only, "
+        "then paint the ad.",
+        "Here is a product. {description} It offers: {points}. Make an ad, text first, then picture; "
+        "say nothing but these selling points.",
+        "[Description] {description} [Selling points] {points}. Advertise it: the text must keep to [Selling points], "
+        "the picture shows the product.",
+        "Task: an ad text and an ad picture. Facts allowed in the text: {points}. What it is: {description}",
+        "{description} Sell it with a text built from these points alone: {points}. Then show it in a picture.",
+    ),
+    "zh": (
+        "商品：{description}卖点：{points}。请只用卖点中的词写一句广告文案，再画一张广告图。",
+        "[描述]{description}[卖点]{points}。先写文案，再画图，文案不得超出[卖点]。",
+        "任务：广告文案和广告图。文案只能使用：{points}。商品是：{description}",
+    ),
+}
+# Paper section 4.4.2: the style constraint at the end, left out when there is no history.
+STYLE = {
+    "en": " Follow the text style <text_ph> and the image style <image_ph>.",
+    "zh": "文案风格参照<text_ph>，图片风格参照<image_ph>。",
+}
+_CHINESE = re.compile(r"[\u4e00-\u9fff]")
+
+
+class Shown(NamedTuple):
+    """One click as the model sees it: its title, and the codes (P) of its picture."""
+
+    text: str
+    codes: np.ndarray
+
+
+class Target(NamedTuple):
+    """What the model is to learn: the advertising text and the codes (K) of the advertising picture."""
+
+    text: str
+    codes: np.ndarray
+
+
+def language_of(text: str) -> str:
+    """`zh` where there is a Chinese character, else `en`."""
+    return "zh" if _CHINESE.search(text) else "en"
+
+
+def instruction(description: str, selling_points: Sequence[str], has_history: bool, template: int) -> str:
+    """The instruction in the language of the description; `template` picks from the pool, modulo its size."""
+    language = language_of(description + "".join(selling_points))
+    pool = TEMPLATES[language]
+    points = ("；" if language == "zh" else "; ").join(selling_points)
+    text = pool[template % len(pool)].format(description=description, points=points)
+    return text + STYLE[language] if has_history else text
+
+
+class Layout:
+    """Lays out rows for one tokenizer and one config. Training, evaluation and serving have no other layout code."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: Config) -> None:
+        self.tokenizer = tokenizer
+        self.config = config
+        self.pad_id = _id(tokenizer, tokenizer.pad_token)
+        self.start_text, self.end_text, self.start_image, self.end_image, self.text_ph, self.image_ph = (
+            _id(tokenizer, token) for token in SPECIAL_TOKENS
+        )
+
+    def lay_out(
+        self,
+        description: str,
+        selling_points: Sequence[str],
+        cutout: np.ndarray,
+        clicks: Sequence[Shown],
+        *,
+        template: int = 0,
+        target: Target | None = None,
+    ) -> Row:
+        """One row. Without a target it ends with the instruction; the engine writes the rest.
+
+        `cutout` is (4, H, W) in [0, 1], premultiplied by alpha. Clicks are shown in the order given.
+        """
+        titles = tuple(self._words(click.text)[: self.config.data.click_words] for click in clicks)
+        codes = np.stack([c.codes for c in clicks]) if clicks else np.zeros((0, self.config.click_cells), np.int64)
+        row = _Writer()
+        for token in self._words(instruction(description, selling_points, bool(clicks), template), start=True):
+            if token == self.text_ph:
+                row.write([word for title in titles for word in title], Kind.CLICK_TEXT)
+            elif token == self.image_ph:
+                row.write(codes.flatten(), Kind.CLICK_IMAGE)
+            else:
+                row.write([token], Kind.PROMPT)
+        if target is not None:
+            self._answer(row, target)
+        click_ids = tuple(np.asarray(title, dtype=np.int64) for title in titles)
+        return Row(np.asarray(row.ids), np.asarray(row.kind), click_ids, codes.astype(np.int64), cutout)
+
+    def _answer(self, row: "_Writer", target: Target) -> None:
+        if "text" in self.config.data.modality:
+            row.write([self.start_text], Kind.PROMPT)
+            row.write([*self._words(target.text), self.end_text], Kind.TEXT)
+        if "image" in self.config.data.modality:
+            row.write([self.start_image], Kind.PROMPT)
+            row.write(target.codes, Kind.IMAGE)
+            row.write([self.end_image], Kind.PROMPT)
+
+    def _words(self, text: str, start: bool = False) -> list[int]:
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        return [_id(self.tokenizer, self.tokenizer.bos_token), *ids] if start else ids
+
+
+class _Writer:
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self.kind: list[int] = []
+
+    def write(self, ids: Sequence[int] | np.ndarray, kind: Kind) -> None:
+        self.ids.extend(int(i) for i in ids)
+        self.kind.extend([int(kind)] * len(ids))
+
+
+def _id(tokenizer: PreTrainedTokenizerBase, token: str | None) -> int:
+    """The id of a special token, read from the tokenizer and never written down; `ValueError` when it has none."""
+    if token is None:
+        raise ValueError("the tokenizer has no bos or pad token, expected both: add them before training")
+    found = tokenizer.convert_tokens_to_ids(token)
+    if not isinstance(found, int) or found == tokenizer.unk_token_id:
+        raise ValueError(f"the tokenizer has no token {token}, expected {', '.join(SPECIAL_TOKENS)}: add them first")
+    return found

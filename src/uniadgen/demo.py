@@ -1,0 +1,155 @@
+"""Four sample shoppers, each with the same product's ad without and with their history: demo.png and demo.html."""
+
+import base64
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from uniadgen import files
+from uniadgen.data.adworld import example_of, shop_of
+from uniadgen.pipeline import AdGenerator
+from uniadgen.records import Ad, Example
+from uniadgen.train.log import progress_bar
+
+# Shoppers of the held-out shop, all reading English: the picture's letters come with Pillow, which has no Chinese.
+SHOPPERS = (0, 3, 5, 7)
+_BIG, _SMALL, _GAP = 288, 92, 16
+_INK, _FAINT, _PAPER, _LINE = "#1d1d1f", "#6e6e73", "#fbfbfd", "#e2e2e7"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row of the demo."""
+
+    shopper: int
+    example: Example
+    shown: Sequence[int]  # the clicks that the model saw
+    without: Ad
+    with_history: Ad
+
+
+def make_demo(model: str, folder: Path, seed: int) -> tuple[Path, Path]:
+    """Makes the ads and writes demo.png and demo.html to `folder`; returns both paths."""
+    generator = AdGenerator.from_pretrained(model)
+    world = generator.config.world
+    if world is None:
+        raise ValueError(f"{model} was not trained on AdWorld, expected a model that was, such as nano")
+    shop, side = shop_of(world, held_out=True), generator.config.data.image_size
+    with progress_bar("demo", 2 * len(SHOPPERS)) as bar:
+        examples = []
+        for shopper in SHOPPERS:
+            examples.append(example_of(shop, shop.visit(shopper), side, 3 * side))
+            bar.advance("shoppers and their clicks")
+        without, known = [], []
+        for example in examples:
+            without += generator.generate_batch([replace(example, clicks=())], [seed])
+            known += generator.generate_batch([example], [seed])
+            bar.advance(known[-1].text)
+    samples = [
+        Sample(shopper, example, ad.record["shown"], plain, ad)
+        for shopper, example, plain, ad in zip(SHOPPERS, examples, without, known, strict=True)
+    ]
+    png, page = folder / "demo.png", folder / "demo.html"
+    files.save_picture(png, draw(samples))
+    files.write_whole(page, lambda path: path.write_text(render_page(samples, seed), encoding="utf-8"))
+    return png, page
+
+
+def draw(samples: Sequence[Sample]) -> Image.Image:
+    """The demo as one picture: a row per shopper."""
+    height = _BIG + 64
+    sheet = Image.new("RGB", (3 * _SMALL + 3 * _BIG + 7 * _GAP, len(samples) * (height + _GAP) + 3 * _GAP), _PAPER)
+    pen = ImageDraw.Draw(sheet)
+    left = [_GAP, 3 * _SMALL + 4 * _GAP, 3 * _SMALL + _BIG + 5 * _GAP, 3 * _SMALL + 2 * _BIG + 6 * _GAP]
+    titles = ("what the shopper clicked", "product", "ad without history", "ad with history")
+    for x, title in zip(left, titles, strict=True):
+        pen.text((x, _GAP // 2), title, _FAINT, ImageFont.load_default(15))
+    for row, sample in enumerate(samples):
+        _draw_row(sheet, pen, sample, left, 2 * _GAP + 8 + row * (height + _GAP))
+    return sheet
+
+
+def _draw_row(sheet: Image.Image, pen: ImageDraw.ImageDraw, sample: Sample, left: Sequence[int], top: int) -> None:
+    for place, index in enumerate(sample.shown[:9]):
+        click = sample.example.clicks[index].picture.resize((_SMALL, _SMALL), Image.Resampling.LANCZOS)
+        step = _SMALL + _GAP // 2
+        sheet.paste(click, (left[0] + place % 3 * step, top + place // 3 * step))
+    product = Image.new("RGBA", sample.example.product.cutout.size, "white")
+    product.alpha_composite(sample.example.product.cutout)
+    for x, picture in zip(left[1:], (product, sample.without.picture, sample.with_history.picture), strict=True):
+        sheet.paste(picture.convert("RGB").resize((_BIG, _BIG), Image.Resampling.LANCZOS), (x, top))
+    words = (sample.example.product.description, sample.without.text, sample.with_history.text)
+    for x, text in zip(left[1:], words, strict=True):
+        _write(pen, (x, top + _BIG + 6), text, _BIG)
+
+
+def _write(pen: ImageDraw.ImageDraw, at: tuple[int, int], text: str, width: int) -> None:
+    """Up to three lines, broken at spaces."""
+    font, lines = ImageFont.load_default(14), [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if pen.textlength(longer, font) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    pen.multiline_text(at, "\n".join(lines[:3]), _INK, font)
+
+
+def render_page(samples: Sequence[Sample], seed: int) -> str:
+    """The demo as one self-contained page."""
+    rows = "\n".join(_row(sample) for sample in samples)
+    return _PAGE.replace("{rows}", rows).replace("{seed}", str(seed))
+
+
+def _row(sample: Sample) -> str:
+    product = sample.example.product
+    clicks = "".join(
+        f'<figure class="{"shown" if index in sample.shown else "unseen"}">{_img(click.picture, click.text)}</figure>'
+        for index, click in enumerate(sample.example.clicks)
+    )
+    points = "".join(f"<li>{html.escape(point)}</li>" for point in product.selling_points)
+    return f"""<section>
+<h2>Shopper {sample.shopper}</h2>
+<div class="history" aria-label="click history">{clicks}</div>
+<div class="ads">
+<article><h3>Product</h3>{_img(product.cutout, "the product")}<p>{html.escape(product.description)}</p><ul>{points}</ul></article>
+<article><h3>Without history</h3>{_img(sample.without.picture, sample.without.text)}<p>{html.escape(sample.without.text)}</p></article>
+<article class="best"><h3>With history</h3>{_img(sample.with_history.picture, sample.with_history.text)}
+<p>{html.escape(sample.with_history.text)}</p></article>
+</div></section>"""
+
+
+def _img(picture: Image.Image, alt: str) -> str:
+    data = BytesIO()
+    picture.save(data, "WEBP", quality=92)
+    source = base64.b64encode(data.getvalue()).decode()
+    return f'<img src="data:image/webp;base64,{source}" alt="{html.escape(alt)}" title="{html.escape(alt)}">'
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>uniadgen demo</title>
+<style>
+:root { color-scheme: light dark; --ink: #1d1d1f; --faint: #6e6e73; --paper: #fbfbfd; --card: #fff; --line: #e2e2e7; --best: #0a66c2; }
+@media (prefers-color-scheme: dark) { :root { --ink: #f5f5f7; --faint: #a1a1a6; --paper: #161617; --card: #222224; --line: #3a3a3d; --best: #66b0ff; } }
+* { box-sizing: border-box; } body { margin: 0 auto; max-width: 1080px; padding: 32px 20px; background: var(--paper); color: var(--ink); font: 16px/1.45 system-ui, sans-serif; }
+h1 { margin: 0; font-size: 28px; letter-spacing: -.02em; } h2 { font-size: 18px; margin: 0 0 12px; } h3 { font-size: 13px; margin: 0 0 8px; color: var(--faint); font-weight: 600; }
+header p { color: var(--faint); max-width: 68ch; } section { margin: 28px 0; padding: 20px; background: var(--card); border: 1px solid var(--line); border-radius: 16px; }
+.history { display: grid; grid-template-columns: repeat(auto-fill, minmax(56px, 1fr)); gap: 6px; margin-bottom: 20px; } .history figure { margin: 0; }
+.history img { width: 100%; border-radius: 6px; display: block; } .unseen img { opacity: .35; } .shown img { outline: 2px solid var(--best); outline-offset: 1px; }
+.ads { display: grid; grid-template-columns: repeat(auto-fit, minmax(260px, 1fr)); gap: 20px; } article img { width: 100%; border-radius: 12px; display: block; background: #f1f1f4; }
+article p { margin: 10px 2px 0; } .best h3 { color: var(--best); } ul { margin: 8px 0 0; padding: 0; display: flex; flex-wrap: wrap; gap: 4px; list-style: none; }
+li { font-size: 12px; padding: 2px 8px; border: 1px solid var(--line); border-radius: 99px; color: var(--faint); }
+</style></head><body>
+<header><h1>One model writes the text and paints the picture</h1>
+<p>Four shoppers of AdWorld, a synthetic shop; products and shoppers were never seen in training. Outlined clicks were shown to the
+model (product similarity sampling), pale ones were not. Both ads of a shopper use the same seed ({seed}).
+The text may use nothing but the product's selling points; the product's own pixels are pasted back.</p></header>
+{rows}
+<footer><p style="color: var(--faint)">Made by uniadgen with the shipped nano model. All pictures are synthetic or AI-generated.</p></footer>
+</body></html>
+"""

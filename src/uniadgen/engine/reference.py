@@ -1,0 +1,139 @@
+"""The plain decoding loop: one prefill, one cache for text and picture, both guidance branches in one batch."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import DynamicCache
+
+from uniadgen.config import GenerateConfig
+from uniadgen.data.batch import Batch
+from uniadgen.data.prompt import Layout
+from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What has been decoded so far: token ids of each text (without `</text>`), codes of each picture."""
+
+    words: tuple[tuple[int, ...], ...]
+    codes: Int[Tensor, "R k"]
+    done: bool = False
+
+
+class Decoder:
+    """Decodes R requests. Rows of the batch: R with everything, then, if guided, R of the branch left without.
+
+    Every request has its own seed, so its ad does not depend on who else is in the batch (up to rounding).
+    """
+
+    def __init__(
+        self, model: UniAdGenForConditionalGeneration, layout: Layout, config: GenerateConfig, seeds: Sequence[int]
+    ) -> None:
+        self.model = model
+        self.layout = layout
+        self.config = config
+        self.num_requests = len(seeds)
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    @torch.no_grad()
+    def run(self, batch: Batch) -> Iterator[Progress]:
+        """Yields after every word and after every row of the picture; the last one is `done`."""
+        modality = self.layout.config.data.modality
+        self._prefill(batch)
+        words: list[list[int]] = [[] for _ in range(self.num_requests)]
+        codes = torch.zeros(self.num_requests, 0, dtype=torch.long)
+        if "text" in modality:
+            for words in self._write():
+                yield Progress(tuple(map(tuple, words)), codes)
+        if "image" in modality:
+            for codes in self._paint(batch):
+                yield Progress(tuple(map(tuple, words)), codes)
+        yield Progress(tuple(map(tuple, words)), codes, done=True)
+
+    def _prefill(self, batch: Batch) -> None:
+        self.cache = DynamicCache(config=self.model.config.text_config)
+        self.attend = batch.attend
+        self.num_branches = len(batch.ids) // self.num_requests
+        self.model.decode(self.model.embed(batch), self.attend, batch.position, None, self.cache)
+
+    def _write(self) -> Iterator[list[list[int]]]:
+        """The text stage: from `<text>` until every row has fed its `</text>`."""
+        end, pad = self.layout.end_text, self.layout.pad_id
+        words: list[list[int]] = [[] for _ in range(self.num_requests)]
+        fed = torch.full((self.num_requests,), self.layout.start_text)
+        writing = torch.ones(self.num_requests, dtype=torch.bool)
+        for count in range(self.config.max_words + 1):
+            hidden = self._step(self.model.get_input_embeddings()(self._all(fed)), live=self._all(fed != pad))
+            writing = writing & (fed != end)
+            if not writing.any():
+                return
+            sampled = self._sample(self.model.text_logits(hidden), self.config.text_top_k)
+            if count == self.config.max_words:
+                sampled = torch.full_like(sampled, end)
+            fed = torch.where(writing, sampled, pad)
+            for row, word in enumerate(fed.tolist()):
+                if word not in (end, pad):
+                    words[row].append(word)
+            yield words
+        self._step(self.model.get_input_embeddings()(self._all(fed)), live=self._all(fed != pad))
+
+    def _paint(self, batch: Batch) -> Iterator[Int[Tensor, "R k"]]:
+        """The image stage: K codes from `<image>`, each position with the control of the cell it predicts."""
+        cells = self.layout.config.cells
+        side = round(cells**0.5)
+        control = self._control(batch)
+        codes: list[Tensor] = []
+        embeds = self.model.get_input_embeddings()(self._all(torch.full((self.num_requests,), self.layout.start_image)))
+        for cell in range(cells):
+            hidden = self._step(embeds, control[:, cell : cell + 1])
+            codes.append(self._sample(self.model.image_logits(hidden), self.config.image_top_k))
+            embeds = self.model.prepare_embeddings_for_image_generation(self._all(codes[-1]))
+            if (cell + 1) % side == 0:
+                yield torch.stack(codes, dim=1)
+
+    def _control(self, batch: Batch) -> Float[Tensor, "rows K D"]:
+        """Computed once per picture; zero in the branch that leaves the product out."""
+        control = self.model.foreground(batch.cutout[: self.num_requests])
+        branches = [control] * self.num_branches
+        if self.config.leave_out in ("product", "both"):
+            branches[1:] = [torch.zeros_like(control)] * (self.num_branches - 1)
+        return torch.cat(branches)
+
+    def _all(self, per_request: Tensor) -> Tensor:
+        """Every branch is fed the same tokens."""
+        return per_request.repeat(self.num_branches).to(self.attend.device)
+
+    def _step(self, embeds: Tensor, control: Tensor | None = None, live: Tensor | None = None) -> Tensor:
+        """One position for every row; rows that are not live feed padding that nobody will look at."""
+        new = self.attend.new_ones(len(embeds), 1) if live is None else live[:, None]
+        self.attend = torch.cat([self.attend, new], dim=1)
+        position = (self.attend.sum(-1, keepdim=True) - 1).clamp(min=0)
+        return self.model.decode(embeds[:, None], self.attend, position, control, self.cache)[:, 0]
+
+    def _sample(self, logits: Float[Tensor, "rows V"], top_k: int) -> Int[Tensor, "R"]:
+        logits = guide(logits.float(), self.num_branches, self.config.guidance)
+        return sample(logits, self.config.temperature, top_k, self.generators)
+
+
+def guide(logits: Float[Tensor, "rows V"], num_branches: int, guidance: float) -> Float[Tensor, "R V"]:
+    """Classifier-free guidance: u + guidance (c - u)."""
+    if num_branches == 1:
+        return logits
+    with_all, without = logits.chunk(2)
+    return without + guidance * (with_all - without)
+
+
+def sample(
+    logits: Float[Tensor, "R V"], temperature: float, top_k: int, generators: Sequence[torch.Generator]
+) -> Int[Tensor, "R"]:
+    """One token per row from the `top_k` likeliest (0: from all), by the Gumbel trick; temperature 0 is greedy."""
+    if temperature == 0:
+        return logits.argmax(-1).cpu()
+    logits = logits.cpu() / temperature
+    if 0 < top_k < logits.shape[-1]:
+        logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], float("-inf"))
+    noise = torch.stack([torch.rand(logits.shape[-1], generator=g) for g in generators]).clamp(min=1e-20)
+    return (logits - torch.log(-torch.log(noise))).argmax(-1)

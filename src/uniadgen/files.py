@@ -1,0 +1,79 @@
+"""What a person hands in and takes out: product and history files, and outputs written whole or not at all."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from PIL.Image import Image
+
+from uniadgen.data.cutout import read_picture
+from uniadgen.records import Click, Product
+
+MAX_TEXT = 2000  # characters of one description, selling point or title
+MAX_CLICKS = 10_000
+
+
+def read_product(picture: Path, description: str, points: Sequence[str]) -> Product:
+    """The product of a picture file and its words; `ValueError` says what is wrong."""
+    for name, text in (("description", description), *(("selling point", point) for point in points)):
+        if len(text) > MAX_TEXT:
+            raise ValueError(f"a {name} has {len(text)} characters, expected at most {MAX_TEXT}: shorten it")
+    try:
+        return Product(read_picture(picture, "RGBA"), description, tuple(points))
+    except ValueError as error:
+        raise ValueError(str(error).replace("the product picture", f"{picture}: the product picture")) from None
+
+
+def read_history(path: Path) -> tuple[Click, ...]:
+    """Clicks from a JSON file: a list of {"picture": path, "text": title}, oldest first.
+
+    Picture paths are relative to the JSON file. `ValueError` names the entry that is wrong.
+    """
+    if not path.is_file():
+        raise ValueError(f'{path}: no such file, expected a JSON list of {{"picture": ..., "text": ...}}')
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(entries, list):
+        raise ValueError(f'{path}: got a JSON {type(entries).__name__}, expected a list of {{"picture", "text"}}')
+    if len(entries) > MAX_CLICKS:
+        raise ValueError(f"{path}: {len(entries)} clicks, expected at most {MAX_CLICKS:,}: keep the most recent ones")
+    return tuple(_read_click(path, number, entry) for number, entry in enumerate(entries, start=1))
+
+
+def _read_click(path: Path, number: int, entry: object) -> Click:
+    where = f"{path}: click {number}"
+    if not isinstance(entry, dict):
+        raise ValueError(f'{where} is {entry!r}, expected {{"picture": ..., "text": ...}}')
+    for key in ("picture", "text"):
+        if not isinstance(entry.get(key), str) or not entry[key].strip():
+            raise ValueError(f'{where} has no {key}, expected "{key}" with a text: add it or drop this click')
+    try:
+        return Click(read_picture(path.parent / entry["picture"], "RGB"), entry["text"][:MAX_TEXT])
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Lets `write` fill a file beside `path` and renames it: a full disk or a kill leaves no half-written output."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial{path.suffix}")
+    try:
+        write(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def check_output(path: Path, suffixes: Sequence[str] = (".png", ".webp", ".jpg", ".jpeg")) -> None:
+    """Refuses an output that could not be written, before any work is done."""
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(f"{path}: cannot write {path.suffix or 'a file without ending'}, expected {', '.join(suffixes)}")
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"{path}: the folder {path.absolute().parent} does not exist: create it first")
+
+
+def save_picture(path: Path, picture: Image) -> None:
+    """Writes a picture whole or not at all; its format is that of the ending."""
+    write_whole(path, picture.save)

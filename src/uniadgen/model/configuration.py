@@ -1,0 +1,102 @@
+"""UniAdGenConfig: Janus' configuration, plus the foreground encoder and the knobs of Eq. 5, 7 and 8."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import Dinov2Config, JanusConfig, LlamaConfig
+from transformers.models.janus.configuration_janus import JanusVisionConfig, JanusVQVAEConfig
+
+from uniadgen.config import Config
+
+
+@strict
+class UniAdGenConfig(JanusConfig):
+    """Configuration of `UniAdGenForConditionalGeneration`; field meanings as in `uniadgen.config.ModelConfig`."""
+
+    model_type = "uniadgen"
+    sub_configs_defaults = {**JanusConfig.sub_configs_defaults, "foreground_config": Dinov2Config}  # noqa: RUF012
+
+    foreground_config: dict | Dinov2Config | None = None
+    tie_word_embeddings: bool = False  # Janus-Pro is untied; transformers' default is not
+    pad_token_id: int | None = 0
+    vq_fold: int = 1
+    control_every: int = 4
+    control_strength: float = 1.0
+    keep_rate: float = 0.4
+    extractor_layers: int = 2
+    fusion_layers: int = 4
+    preference_heads: int = 16
+    gumbel_scale: float = 1.0
+    gumbel_at_inference: bool = False
+    text_weight: float = 1.0
+    image_weight: float = 1.0
+    condition_dropout: float = 0.1
+    max_click_words: int = 30
+    max_click_cells: int = 64
+
+
+# Knobs that mean the same in both configurations.
+_SHARED = (
+    "vq_fold",
+    "control_every",
+    "control_strength",
+    "keep_rate",
+    "extractor_layers",
+    "fusion_layers",
+    "preference_heads",
+    "gumbel_scale",
+    "gumbel_at_inference",
+    "text_weight",
+    "image_weight",
+    "condition_dropout",
+)
+
+
+def architecture(config: Config, pad_id: int) -> UniAdGenConfig:
+    """The transformers configuration of a recipe."""
+    data, model = config.data, config.model
+    cell = model.downsample
+    return UniAdGenConfig(
+        text_config=LlamaConfig(
+            vocab_size=model.vocab_size,
+            hidden_size=model.hidden_size,
+            intermediate_size=model.intermediate_size,
+            num_hidden_layers=model.num_layers,
+            num_attention_heads=model.num_heads,
+            num_key_value_heads=model.num_heads,
+            max_position_embeddings=16384,
+            pad_token_id=pad_id,
+            tie_word_embeddings=False,
+        ),
+        vision_config=JanusVisionConfig(
+            hidden_size=model.siglip_size,
+            num_hidden_layers=model.siglip_layers,
+            num_attention_heads=model.siglip_heads,
+            image_size=data.image_size,
+            patch_size=cell,
+            projection_dim=model.hidden_size,
+            num_image_tokens=config.cells,
+        ),
+        vq_config=JanusVQVAEConfig(
+            embed_dim=model.code_size,
+            num_embeddings=model.num_codes,
+            latent_channels=model.vq_latent,
+            in_channels=3 * model.vq_fold**2,
+            out_channels=3 * model.vq_fold**2,
+            base_channels=model.vq_channels,
+            channel_multiplier=list(model.vq_multiplier),
+            num_res_blocks=model.vq_blocks,
+            projection_dim=model.hidden_size,
+            image_token_embed_dim=model.hidden_size,
+        ),
+        foreground_config=Dinov2Config(
+            hidden_size=model.foreground_size,
+            num_hidden_layers=model.foreground_layers,
+            num_attention_heads=model.foreground_heads,
+            num_channels=model.foreground_channels,
+            image_size=data.image_size // cell * 14,
+            patch_size=14,
+        ),
+        pad_token_id=pad_id,
+        **{name: getattr(model, name) for name in _SHARED},
+        max_click_words=data.click_words,
+        max_click_cells=config.click_cells,
+    )

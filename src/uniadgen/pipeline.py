@@ -1,0 +1,180 @@
+"""AdGenerator: a Product and some Clicks become an Ad."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from uniadgen.config import Config, GenerateConfig, override
+from uniadgen.data import cutout, history
+from uniadgen.data.batch import Row, collate
+from uniadgen.data.prompt import Layout, Shown
+from uniadgen.engine.reference import Decoder, Progress
+from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration
+from uniadgen.model.weights import load
+from uniadgen.records import Ad, Click, Example, Product
+
+ENLARGE = 3  # the ad is this many times the size that the model paints; the product keeps its own detail
+SHIPPED = Path(__file__).parent / "weights"
+
+
+@dataclass(frozen=True)
+class Update:
+    """Progress of one ad: the text so far, and the picture so far (rows not yet painted are grey)."""
+
+    text: str
+    picture: Image.Image | None
+    done: bool
+    ad: Ad | None = None
+
+
+class AdGenerator:
+    """Makes ads with one loaded model. `AdGenerator.from_pretrained("nano").generate(product, clicks).picture`."""
+
+    def __init__(self, model: UniAdGenForConditionalGeneration, layout: Layout, config: Config) -> None:
+        self.model = model.eval()
+        self.layout = layout
+        self.config = config
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path) -> "AdGenerator":
+        """Loads a folder of weights, or the shipped model by its name ("nano").
+
+        Raises `ValueError` when there is no such folder, or when a tensor is missing, extra or of another shape.
+        """
+        shipped = SHIPPED / str(name)
+        return cls(*load(shipped if shipped.is_dir() else Path(name)))
+
+    def generate(
+        self,
+        product: Product,
+        history: Sequence[Click] = (),
+        *,
+        seed: int = 0,
+        num_images: int = 1,
+        guidance: float | None = None,
+    ) -> Ad | list[Ad]:
+        """Makes an ad, or a list of `num_images` (seeds seed, seed + 1, ...) when that is more than 1.
+
+        The same request and seed give the same bytes on the same machine. `guidance` > 1 strengthens the history's
+        influence; None takes the model's own setting.
+        """
+        if num_images < 1:
+            raise ValueError(f"num_images is {num_images}, expected 1 or more")
+        example = Example(product, tuple(history))
+        ads = [self.generate_batch([example], [seed + number], guidance=guidance)[0] for number in range(num_images)]
+        return ads[0] if num_images == 1 else ads
+
+    def generate_batch(
+        self, examples: Sequence[Example], seeds: Sequence[int], *, guidance: float | None = None
+    ) -> list[Ad]:
+        """Makes the ads of several requests at once; histories may differ in length, or be empty."""
+        *_, last = self._run(examples, seeds, guidance)
+        return last[1]
+
+    def stream(
+        self, product: Product, history: Sequence[Click] = (), *, seed: int = 0, guidance: float | None = None
+    ) -> Iterator[Update]:
+        """As `generate`, yielding an `Update` after every word and every painted row; the last one has the `ad`."""
+        for progress, ads in self._run([Example(product, tuple(history))], [seed], guidance):
+            text = self._text(progress.words[0])
+            if ads:
+                yield Update(text, ads[0].picture, True, ads[0])
+            else:
+                yield Update(text, self._preview(progress), False)
+
+    def _run(
+        self, examples: Sequence[Example], seeds: Sequence[int], guidance: float | None
+    ) -> Iterator[tuple[Progress, list[Ad]]]:
+        """Decoding progress; with the last step come the finished ads."""
+        config = self.config.generate
+        if guidance is not None:
+            config = override(self.config, {"generate.guidance": guidance}).generate
+        shown = [self.choose(e.product, e.clicks, seed) for e, seed in zip(examples, seeds, strict=True)]
+        rows = self.rows(examples, shown, config)
+        decoder = Decoder(self.model, self.layout, config, seeds)
+        for progress in decoder.run(collate(rows, self.layout.pad_id)):
+            ads = self._finish(examples, progress, seeds, shown, config) if progress.done else []
+            yield progress, ads
+
+    def choose(self, product: Product, clicks: Sequence[Click], seed: int) -> list[int]:
+        """Which clicks the model is shown (Eq. 6): their indices."""
+        scores = history.similarity([click.text for click in clicks], product.description)
+        sampler = history.SAMPLERS[self.config.data.sampler]
+        return sampler(scores, self.config.data.num_clicks, np.random.default_rng(seed))
+
+    def rows(self, examples: Sequence[Example], shown: Sequence[list[int]], config: GenerateConfig) -> list[Row]:
+        """The rows of the requests and, where guidance is on, as many of the branch that leaves something out."""
+        rows, without = [], []
+        for example, chosen in zip(examples, shown, strict=True):
+            product = example.product
+            canvas = cutout.premultiplied(cutout.place(product.cutout, self.config.data.image_size))
+            clicks = self.encode_clicks([example.clicks[i] for i in chosen])
+            words = product.description, product.selling_points
+            rows.append(self.layout.lay_out(*words, canvas, clicks))
+            without.append(rows[-1] if config.leave_out == "product" else self.layout.lay_out(*words, canvas, []))
+        guided = config.guidance > 1 and (config.leave_out != "history" or any(shown))
+        return [*rows, *without] if guided else rows
+
+    @torch.no_grad()
+    def encode_clicks(self, clicks: Sequence[Click]) -> list[Shown]:
+        """Clicked pictures, squashed to the model's size, become codes."""
+        if not clicks:
+            return []
+        side = self.config.data.click_size
+        pictures = [click.picture.convert("RGB").resize((side, side), Image.Resampling.BOX) for click in clicks]
+        codes = self.model.encode_pictures(to_pixels(np.stack(pictures))).numpy()
+        return [Shown(click.text, code) for click, code in zip(clicks, codes, strict=True)]
+
+    @torch.no_grad()
+    def _finish(
+        self,
+        examples: Sequence[Example],
+        progress: Progress,
+        seeds: Sequence[int],
+        shown: Sequence[list[int]],
+        config: GenerateConfig,
+    ) -> list[Ad]:
+        side = self.config.data.image_size
+        pictures = [Image.new("RGB", (side, side), "white")] * len(examples)  # a text-only model paints nothing
+        if progress.codes.shape[1]:
+            pictures = to_pictures(self.model.decode_pictures(progress.codes))
+        ads = []
+        for example, painted, words, seed, chosen in zip(examples, pictures, progress.words, seeds, shown, strict=True):
+            canvas = cutout.place(example.product.cutout, ENLARGE * side)
+            record = {"model": self.config.name, "seed": seed, "shown": chosen, **dataclasses.asdict(config)}
+            ads.append(Ad(cutout.paste(painted, canvas), painted, self._text(words), seed, MappingProxyType(record)))
+        return ads
+
+    def _text(self, words: Sequence[int]) -> str:
+        return self.layout.tokenizer.decode(list(words)).strip()
+
+    @torch.no_grad()
+    def _preview(self, progress: Progress) -> Image.Image | None:
+        """The painted rows; the codes of later rows repeat the last one and are covered in grey."""
+        num = progress.codes.shape[1]
+        if num == 0:
+            return None
+        cells, side = self.config.cells, math.isqrt(self.config.cells)
+        codes = torch.cat([progress.codes, progress.codes[:, -1:].expand(-1, cells - num)], dim=1)
+        pixels = self.model.decode_pictures(codes)
+        pixels[:, :, num // side * self.config.model.downsample :] = 0
+        return to_pictures(pixels)[0]
+
+
+def to_pixels(pictures: np.ndarray) -> Tensor:
+    """uint8 (B, H, W, 3) -> float (B, 3, H, W) in [-1, 1]."""
+    return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def to_pictures(pixels: Tensor) -> list[Image.Image]:
+    """float (B, 3, H, W) in [-1, 1] -> pictures."""
+    array = ((pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    return [Image.fromarray(picture) for picture in array]

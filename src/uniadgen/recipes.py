@@ -1,0 +1,67 @@
+"""nano, paper_1b, paper_7b and the ablations: functions that return a Config."""
+
+from uniadgen.config import Config, DataConfig, GenerateConfig, ModelConfig, TrainConfig, WorldConfig, nearest, replace_in
+
+
+def nano() -> Config:
+    """Our own small model, trained from scratch on AdWorld in a few hours on 2 cores; shipped with the package."""
+    return Config(
+        name="nano",
+        data=DataConfig(image_size=144, click_size=48, num_clicks=6, click_words=16, history_dropout=0.15),
+        model=ModelConfig(
+            hidden_size=256,
+            num_layers=8,
+            num_heads=4,
+            intermediate_size=704,
+            vocab_size=4096,
+            num_codes=2048,
+            vq_fold=3,
+            vq_channels=64,
+            vq_multiplier=(1, 1, 2),
+            vq_blocks=1,
+            vq_latent=64,
+            siglip_size=16,
+            siglip_layers=1,
+            siglip_heads=1,
+            foreground_size=192,
+            foreground_layers=3,
+            foreground_heads=3,
+            foreground_channels=4,
+            control_every=2,
+            extractor_layers=1,
+            fusion_layers=1,
+            preference_heads=4,
+            gumbel_scale=0.1,
+        ),
+        vq_train=TrainConfig(steps=2400, batch_size=12, learning_rate=1e-3, warmup=50, decay=0.5, sample_every=400),
+        train=TrainConfig(steps=4000, batch_size=16, learning_rate=1.5e-3, warmup=150, decay=0.5, weight_decay=0.05),
+        generate=GenerateConfig(guidance=2.0, image_top_k=100, text_top_k=10, max_words=48),
+        world=WorldConfig(),
+    )
+
+
+def paper_7b() -> Config:
+    """Janus-Pro-7B with our modules, as in paper section 5.1."""
+    return Config(name="paper_7b")
+
+
+def paper_1b() -> Config:
+    """Janus-Pro-1B with our modules, otherwise as paper_7b."""
+    return replace_in(
+        paper_7b(),
+        name="paper_1b",
+        model__hidden_size=2048,
+        model__num_layers=24,
+        model__num_heads=16,
+        model__intermediate_size=5632,
+    )
+
+
+RECIPES = {f.__name__: f for f in (nano, paper_1b, paper_7b)}
+
+
+def recipe(name: str) -> Config:
+    """The recipe of that name; `ValueError` offers the nearest name otherwise."""
+    if name not in RECIPES:
+        raise ValueError(f"unknown recipe {name!r}{nearest(name, list(RECIPES))}")
+    return RECIPES[name]()

@@ -1,0 +1,1 @@
+"""Trains anything that has .loss(batch, generator): UniAdGen and the VQ."""

@@ -1,0 +1,73 @@
+"""What a person sees of a training run: a progress bar, and one JSON line per step."""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+def progress_bar(what: str, total: int, done: int = 0) -> "Bar":
+    """A progress bar on standard error; used for everything that takes long."""
+    return Bar(what, total, done)
+
+
+class Bar:
+    """`with progress_bar("render", 100) as bar: bar.advance("note")`; a plain line a minute where there is no terminal."""
+
+    def __init__(self, what: str, total: int, done: int) -> None:
+        self.console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        notes = (TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+        self.progress = Progress(*columns, *notes, console=self.console, disable=not self.console.is_terminal)
+        self.task = self.progress.add_task(what, total=total, completed=done, note="")
+        self.what, self.total, self.done = what, total, done
+        self.said = time.monotonic()
+
+    def __enter__(self) -> "Bar":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def advance(self, note: str = "", by: int = 1) -> None:
+        """`by` more are done; `note` is shown at the end of the line."""
+        self.done += by
+        self.progress.update(self.task, advance=by, note=note)
+        now = time.monotonic()
+        if not self.console.is_terminal and (now - self.said > 60 or self.done == self.total):
+            self.said = now
+            self.console.print(f"{self.what} {self.done}/{self.total} {note}", highlight=False)
+
+
+class Metrics:
+    """`metrics.jsonl` of a run: one line per step, in step order, also after a kill and a restart."""
+
+    def __init__(self, path: Path, first_step: int) -> None:
+        self.path = path
+        if path.exists():  # what a killed run wrote after its last checkpoint will be written again
+            kept = [line for line in path.read_text().splitlines() if _step(line) < first_step]
+            partial = path.with_suffix(".partial")
+            partial.write_text("".join(line + "\n" for line in kept))
+            os.replace(partial, path)
+        self.file = path.open("a")
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds a line."""
+        self.file.write(json.dumps({"step": step, **values}) + "\n")
+        self.file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self.file.close()
+
+
+def _step(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except json.JSONDecodeError:  # the line that was being written when the run was killed
+        return float("inf")

@@ -1,0 +1,105 @@
+"""The training loop, one for everything: `model.loss(batch, generator)`, resumable to the bit on CPU."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from uniadgen.config import TrainConfig
+from uniadgen.train.log import Metrics, progress_bar
+
+CHECKPOINT = "checkpoint.pt"
+
+
+def train(
+    model: nn.Module,
+    batches: Callable[[int], Any],
+    config: TrainConfig,
+    folder: Path,
+    *,
+    what: str,
+    sample: Callable[[int], None] | None = None,
+) -> None:
+    """Trains `model` in place for `config.steps` steps, or what is left of them.
+
+    `batches(step)` is a pure function of the step and all noise comes from a generator seeded by it, so a run
+    that was killed and restarted gives the bits of one that never stopped. `folder` receives `checkpoint.pt` (written
+    aside, then renamed) and `metrics.jsonl`; `sample(step)` draws a sample sheet now and then.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    folder.mkdir(parents=True, exist_ok=True)
+    optimizer = torch.optim.AdamW(_groups(model, config.weight_decay), lr=config.learning_rate, betas=config.betas)
+    first = resume(model, optimizer, folder)
+    metrics = Metrics(folder / "metrics.jsonl", first)
+    with progress_bar(what, config.steps, first) as bar:
+        for step in range(first, config.steps):
+            began = time.perf_counter()
+            values = _step(model, optimizer, batches(step), config, step)
+            metrics.write(step, {**values, "seconds": round(time.perf_counter() - began, 4)})
+            bar.advance(" ".join(f"{name} {value:.3f}" for name, value in values.items()))
+            last = step + 1 == config.steps
+            if (step + 1) % config.save_every == 0 or last:
+                save(model, optimizer, folder, step + 1)
+            if sample is not None and ((step + 1) % config.sample_every == 0 or last):
+                model.eval()
+                sample(step + 1)
+    metrics.close()
+    model.eval()
+
+
+def _step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Any, config: TrainConfig, step: int) -> dict:
+    """One optimisation step; the values that are logged."""
+    rate = learning_rate(config, step)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+    model.train()
+    with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
+        losses = model.loss(batch, generator)
+    losses.total.backward()
+    norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip, error_if_nonfinite=True)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return {name: value.item() for name, value in losses._asdict().items()} | {"norm": norm.item(), "rate": rate}
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Linear warm-up, a plateau, and a linear fall to zero over the last `decay` of the steps."""
+    rise = min(1.0, (step + 1) / max(config.warmup, 1))
+    fall = min(1.0, (config.steps - step) / max(config.decay * config.steps, 1))
+    return config.learning_rate * min(rise, fall)
+
+
+def save(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path, step: int) -> None:
+    """Writes the checkpoint beside the old one and then renames it: a kill leaves one of the two, whole."""
+    partial = folder / f"{CHECKPOINT}.partial"
+    with partial.open("wb") as file:
+        torch.save({"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, folder / CHECKPOINT)
+
+
+def resume(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> int:
+    """Loads the checkpoint of `folder`, if there is one; the step to go on with."""
+    path = folder / CHECKPOINT
+    if not path.exists():
+        return 0
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["step"]
+
+
+def _groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Matrices decay, vectors (norms, biases) do not; frozen parameters are left out."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
