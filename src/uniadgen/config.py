@@ -96,6 +96,7 @@ class TrainConfig:
 
     steps: int = 10000
     batch_size: int = 4  # paper section 5.1
+    optimizer: str = "adamw"  # paper section 5.1; muon: Muon for the matrices of layers, AdamW for the rest
     learning_rate: float = 5e-5  # paper section 5.1
     warmup: int = 100  # steps of linear warm-up
     decay: float = 0.0  # last share of the steps over which the rate falls linearly to zero
@@ -110,6 +111,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _expect(0 <= self.decay <= 1, "train.decay", self.decay, "a share in [0, 1]")
+        _expect(self.optimizer in ("adamw", "muon"), "train.optimizer", self.optimizer, "adamw or muon")
         _expect(self.steps > 0, "train.steps", self.steps, "more than 0")
         _expect(self.batch_size > 0, "train.batch_size", self.batch_size, "more than 0")
 
@@ -124,6 +126,9 @@ class GenerateConfig:
     text_top_k: int = 50  # release
     image_top_k: int = 0  # 0: the full softmax (release)
     max_words: int = 64  # tokens of text at most
+    # What a text may hold besides the product's selling points; nothing else can then be written. Empty: the model is
+    # only told so in its instruction (paper section 4.3.2).
+    connecting_words: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _expect(
@@ -139,7 +144,7 @@ class WorldConfig:
 
     seed: int = 0  # the shop; held-out products and shoppers come from another seed
     held_out_seed: int = 1
-    num_variants: int = 24  # products per family
+    num_variants: int = 12  # products per family
     pictures_per_product: int = 20
     sample_noise: float = 0.15  # share of clicks off taste altogether (sample-level noise, Fig. 1(b))
     image_only: float = 0.2  # share of clicks driven by the picture alone (modal-level noise)

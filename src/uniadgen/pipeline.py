@@ -99,7 +99,8 @@ class AdGenerator:
             config = override(self.config, {"generate.guidance": guidance}).generate
         shown = [self.choose(e.product, e.clicks, seed) for e, seed in zip(examples, seeds, strict=True)]
         rows = self.rows(examples, shown, config)
-        decoder = Decoder(self.model, self.layout, config, seeds)
+        points = [example.product.selling_points for example in examples]
+        decoder = Decoder(self.model, self.layout, config, seeds, points)
         for progress in decoder.run(collate(rows, self.layout.pad_id)):
             ads = self._finish(examples, progress, seeds, shown, config) if progress.done else []
             yield progress, ads

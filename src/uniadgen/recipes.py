@@ -33,9 +33,18 @@ def nano() -> Config:
             preference_heads=4,
             gumbel_scale=0.1,
         ),
-        vq_train=TrainConfig(steps=2400, batch_size=12, learning_rate=1e-3, warmup=50, decay=0.5, sample_every=400),
-        train=TrainConfig(steps=4000, batch_size=16, learning_rate=1.5e-3, warmup=150, decay=0.5, weight_decay=0.05),
-        generate=GenerateConfig(guidance=2.0, image_top_k=100, text_top_k=10, max_words=48),
+        vq_train=TrainConfig(steps=3000, batch_size=12, learning_rate=1e-3, warmup=50, decay=0.5, sample_every=500),
+        train=TrainConfig(
+            steps=2100, batch_size=16, optimizer="muon", learning_rate=2e-3, warmup=100, decay=0.6, weight_decay=0.05,
+            sample_every=200, save_every=100,
+        ),
+        generate=GenerateConfig(
+            guidance=2.0,
+            image_top_k=100,
+            text_top_k=10,
+            max_words=48,
+            connecting_words=("and", "now", "with", "plus", ",", ":", "!", "与", "现有", "更有", "，", "：", "！"),
+        ),
         world=WorldConfig(),
     )
 

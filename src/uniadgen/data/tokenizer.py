@@ -8,8 +8,11 @@ from transformers import PreTrainedTokenizerFast
 from uniadgen.data.prompt import SPECIAL_TOKENS
 
 BASE_TOKENS = ("<pad>", "<bos>", "<eos>")
-# A space belongs to the word after it; hyphenated words and runs of Chinese are split, so that parts are shared.
-_SPLIT = Regex(r" ?[A-Za-z]+| ?[0-9]+|[\u4e00-\u9fff]+| ?[^\sA-Za-z0-9\u4e00-\u9fff]|\s+")
+# A space belongs to the word after it; hyphens and connecting words split, so that a phrase has the same tokens in
+# every text that it stands in.
+_SPLIT = Regex(
+    r" ?[A-Za-z]+| ?[0-9]+|与|现有|更有|(?:(?!与|现有|更有)[\u4e00-\u9fff])+| ?[^\sA-Za-z0-9\u4e00-\u9fff]|\s+"
+)
 
 
 def learn_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:

@@ -11,6 +11,7 @@ from transformers import DynamicCache
 from uniadgen.config import GenerateConfig
 from uniadgen.data.batch import Batch
 from uniadgen.data.prompt import Layout
+from uniadgen.engine.faithful import Speller, Vocabulary
 from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration
 
 
@@ -30,13 +31,22 @@ class Decoder:
     """
 
     def __init__(
-        self, model: UniAdGenForConditionalGeneration, layout: Layout, config: GenerateConfig, seeds: Sequence[int]
+        self,
+        model: UniAdGenForConditionalGeneration,
+        layout: Layout,
+        config: GenerateConfig,
+        seeds: Sequence[int],
+        selling_points: Sequence[Sequence[str]],
     ) -> None:
         self.model = model
         self.layout = layout
         self.config = config
         self.num_requests = len(seeds)
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.spellers: list[Speller] = []
+        if config.connecting_words:
+            words, end = config.connecting_words, layout.end_text
+            self.spellers = [Speller(Vocabulary.of(layout.tokenizer, p, words, end)) for p in selling_points]
 
     @torch.no_grad()
     def run(self, batch: Batch) -> Iterator[Progress]:
@@ -70,7 +80,7 @@ class Decoder:
             writing = writing & (fed != end)
             if not writing.any():
                 return
-            sampled = self._sample(self.model.text_logits(hidden), self.config.text_top_k)
+            sampled = self._sample_words(hidden)
             if count == self.config.max_words:
                 sampled = torch.full_like(sampled, end)
             fed = torch.where(writing, sampled, pad)
@@ -89,7 +99,7 @@ class Decoder:
         embeds = self.model.get_input_embeddings()(self._all(torch.full((self.num_requests,), self.layout.start_image)))
         for cell in range(cells):
             hidden = self._step(embeds, control[:, cell : cell + 1])
-            codes.append(self._sample(self.model.image_logits(hidden), self.config.image_top_k))
+            codes.append(self._sample_codes(hidden))
             embeds = self.model.prepare_embeddings_for_image_generation(self._all(codes[-1]))
             if (cell + 1) % side == 0:
                 yield torch.stack(codes, dim=1)
@@ -113,9 +123,24 @@ class Decoder:
         position = (self.attend.sum(-1, keepdim=True) - 1).clamp(min=0)
         return self.model.decode(embeds[:, None], self.attend, position, control, self.cache)[:, 0]
 
-    def _sample(self, logits: Float[Tensor, "rows V"], top_k: int) -> Int[Tensor, "R"]:
-        logits = guide(logits.float(), self.num_branches, self.config.guidance)
-        return sample(logits, self.config.temperature, top_k, self.generators)
+    def _sample_words(self, hidden: Tensor) -> Int[Tensor, "R"]:
+        """The next word of every text; where only selling points may be written, one that continues them."""
+        logits = self._guide(self.model.text_logits(hidden))
+        for row, speller in enumerate(self.spellers):
+            barred = torch.ones(logits.shape[-1], dtype=torch.bool, device=logits.device)
+            barred[speller.allowed()] = False
+            logits[row, barred] = float("-inf")
+        words = sample(logits, self.config.temperature, self.config.text_top_k, self.generators)
+        for speller, word in zip(self.spellers, words.tolist(), strict=False):
+            speller.push(word)
+        return words
+
+    def _sample_codes(self, hidden: Tensor) -> Int[Tensor, "R"]:
+        logits = self._guide(self.model.image_logits(hidden))
+        return sample(logits, self.config.temperature, self.config.image_top_k, self.generators)
+
+    def _guide(self, logits: Float[Tensor, "rows V"]) -> Float[Tensor, "R V"]:
+        return guide(logits.float(), self.num_branches, self.config.guidance)
 
 
 def guide(logits: Float[Tensor, "rows V"], num_branches: int, guidance: float) -> Float[Tensor, "R V"]:

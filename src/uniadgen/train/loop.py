@@ -2,12 +2,13 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from uniadgen.config import TrainConfig
 from uniadgen.train.log import Metrics, progress_bar
@@ -33,18 +34,18 @@ def train(
     if config.threads:
         torch.set_num_threads(config.threads)
     folder.mkdir(parents=True, exist_ok=True)
-    optimizer = torch.optim.AdamW(_groups(model, config.weight_decay), lr=config.learning_rate, betas=config.betas)
-    first = resume(model, optimizer, folder)
+    optimizers = _optimizers(model, config)
+    first = resume(model, optimizers, folder)
     metrics = Metrics(folder / "metrics.jsonl", first)
     with progress_bar(what, config.steps, first) as bar:
         for step in range(first, config.steps):
             began = time.perf_counter()
-            values = _step(model, optimizer, batches(step), config, step)
+            values = _step(model, optimizers, batches(step), config, step)
             metrics.write(step, {**values, "seconds": round(time.perf_counter() - began, 4)})
             bar.advance(" ".join(f"{name} {value:.3f}" for name, value in values.items()))
             last = step + 1 == config.steps
             if (step + 1) % config.save_every == 0 or last:
-                save(model, optimizer, folder, step + 1)
+                save(model, optimizers, folder, step + 1)
             if sample is not None and ((step + 1) % config.sample_every == 0 or last):
                 model.eval()
                 sample(step + 1)
@@ -52,10 +53,10 @@ def train(
     model.eval()
 
 
-def _step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Any, config: TrainConfig, step: int) -> dict:
+def _step(model: nn.Module, optimizers: Sequence[Optimizer], batch: Any, config: TrainConfig, step: int) -> dict:
     """One optimisation step; the values that are logged."""
     rate = learning_rate(config, step)
-    for group in optimizer.param_groups:
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
         group["lr"] = rate
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
     model.train()
@@ -63,8 +64,9 @@ def _step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Any, config
         losses = model.loss(batch, generator)
     losses.total.backward()
     norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip, error_if_nonfinite=True)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
     return {name: value.item() for name, value in losses._asdict().items()} | {"norm": norm.item(), "rate": rate}
 
 
@@ -75,31 +77,49 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return config.learning_rate * min(rise, fall)
 
 
-def save(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path, step: int) -> None:
+def save(model: nn.Module, optimizers: Sequence[Optimizer], folder: Path, step: int) -> None:
     """Writes the checkpoint beside the old one and then renames it: a kill leaves one of the two, whole."""
     partial = folder / f"{CHECKPOINT}.partial"
     with partial.open("wb") as file:
-        torch.save({"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
+        torch.save({"step": step, "model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}, file)
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, folder / CHECKPOINT)
 
 
-def resume(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> int:
+def resume(model: nn.Module, optimizers: Sequence[Optimizer], folder: Path) -> int:
     """Loads the checkpoint of `folder`, if there is one; the step to go on with."""
     path = folder / CHECKPOINT
     if not path.exists():
         return 0
     state = torch.load(path, map_location="cpu", weights_only=True)
     model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
+    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
     return state["step"]
 
 
-def _groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Matrices decay, vectors (norms, biases) do not; frozen parameters are left out."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+def _optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
+    """AdamW, in which matrices decay and vectors do not; with `muon`, Muon takes the matrices of the layers.
+
+    Frozen parameters are left out. Muon (Jordan et al. 2024) gets the rate of AdamW, scaled to steps of the same size.
+    """
+    rest = [p for p in model.parameters() if p.requires_grad]
+    optimizers: list[Optimizer] = []
+    if config.optimizer == "muon":
+        layers = [m.weight for m in model.modules() if isinstance(m, nn.Linear) and not _is_head(m)]
+        matrices = [weight for weight in layers if weight.requires_grad]
+        taken = {id(weight) for weight in matrices}
+        rest = [p for p in rest if id(p) not in taken]
+        options = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "adjust_lr_fn": "match_rms_adamw"}
+        optimizers.append(torch.optim.Muon(matrices, **options))
+    groups = [
+        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
     ]
+    return [*optimizers, torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas)]
+
+
+def _is_head(linear: nn.Linear) -> bool:
+    """A map onto a vocabulary is wider than any layer's."""
+    return linear.out_features > 4 * linear.in_features

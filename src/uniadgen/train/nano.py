@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -210,10 +211,12 @@ class SampleSheet:
             self.rows.row(i, with_history=known, with_target=False) for i in self.numbers
         ]
         rows = [*make(True), *make(False)]
-        decoder = Decoder(self.model, self.layout, self.config.generate, list(self.numbers))
-        *_, guided = decoder.run(collate(rows, self.layout.pad_id))
         visits = [self.rows.visit(i) for i in self.numbers]
         truth = [self.rows.shop.creative(visit.target) for visit in visits]
+        points = [c.product.selling_points(v.shopper.language) for c, v in zip(truth, visits, strict=True)]
+        unbound = replace(self.config.generate, connecting_words=())  # shows what the model itself has learnt
+        decoder = Decoder(self.model, self.layout, unbound, list(self.numbers), points)
+        *_, guided = decoder.run(collate(rows, self.layout.pad_id))
         stock = self.rows.stock
         pictures = [Image.fromarray(stock.pictures[stock.row(creative.picture_id)]) for creative in truth]
         if guided.codes.shape[1]:

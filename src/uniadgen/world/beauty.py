@@ -70,7 +70,9 @@ def serum(rng: np.random.Generator) -> Variant:
     return style.variant(parts + _label(rng, style, shape, half), turn=between(rng, -0.35, 0.35))
 
 
-def _label(rng: np.random.Generator, style: Look, shape: tuple[str, tuple[float, ...]], half: float) -> list[Part]:
+def _label(
+    rng: np.random.Generator, style: Look, shape: tuple[str, tuple[float, ...]], half: float
+) -> list[Part]:
     paper = PAPER if style.colour not in ("white", "cream") else Material(colour=style.second.colour)
     tall, low = half * between(rng, 0.42, 0.6), -half * between(rng, 0.05, 0.25)
     name, size = shape
@@ -109,7 +111,14 @@ def _open_jar(wide: float, half: float, lid: Material) -> list[Part]:
         piece("ellipsoid", (wide * 0.82, 0.12, wide * 0.82), CREAM, (0, half + 0.06, 0)),
         piece("torus", (wide * 0.36, 0.09), CREAM, (0, half + 0.15, 0), blend=0.06),
         piece("cone", (0.15, 0.015, 0.12), CREAM, (0.02, half + 0.27, 0), turn=(0, 0, -0.25), blend=0.08),
-        piece("cylinder", (wide * 0.95, 0.075), lid, (wide + 0.34, wide * 0.94 - half, 0.1), turn=(pi / 2 - 0.25, 0.55, 0), round=0.03),
+        piece(
+            "cylinder",
+            (wide * 0.95, 0.075),
+            lid,
+            (wide + 0.34, wide * 0.94 - half, 0.1),
+            turn=(pi / 2 - 0.25, 0.55, 0),
+            round=0.03,
+        ),
     ]
 
 
@@ -117,8 +126,12 @@ def _closed_jar(rng: np.random.Generator, wide: float, half: float, lid: Materia
     tall = between(rng, 0.1, 0.15)
     return [
         piece("cylinder", (wide * 1.01, tall), lid, (0, half + tall + 0.04, 0), round=0.035),
-        piece("cylinder", (wide * 0.7, 0.012), Material(colour=dark(lid.colour, 0.85), gloss=0.4, metal=lid.metal),
-              (0, half + 2 * tall + 0.045, 0)),
+        piece(
+            "cylinder",
+            (wide * 0.7, 0.012),
+            Material(colour=dark(lid.colour, 0.85), gloss=0.4, metal=lid.metal),
+            (0, half + 2 * tall + 0.045, 0),
+        ),
     ]
 
 
@@ -139,16 +152,21 @@ def perfume(rng: np.random.Generator) -> Variant:
     else:
         flask = [piece("taper", (wide * 1.15, half, deep * 1.15, 0.62), style.body, round=0.06)]
         deep *= 0.95
-    parts = flask + [
+    parts = [
+        *flask,
         piece("cylinder", (0.11, 0.06), metal, (0, half + 0.04, 0), round=0.015),
         *_stopper(rng, metal, style, half + 0.1),
     ]
     if kind != 2:
         plate = choose(rng, (PAPER, metal))
-        parts.append(piece("box", (wide * 0.5, half * 0.36, 0.02), plate, (0, -half * 0.12, deep), round=0.01))
+        parts.append(
+            piece("box", (wide * 0.5, half * 0.36, 0.02), plate, (0, -half * 0.12, deep), round=0.01)
+        )
         parts.append(piece("box", (wide * 0.3, 0.022, 0.02), INK, (0, -half * 0.08, deep + 0.008)))
     else:
-        parts.append(piece("prism", (wide * 0.95 + 0.006, 0.07, 6), metal, (0, -half * 0.2, 0), turn=(0, pi / 6, 0)))
+        parts.append(
+            piece("prism", (wide * 0.95 + 0.006, 0.07, 6), metal, (0, -half * 0.2, 0), turn=(0, pi / 6, 0))
+        )
     return style.variant(parts, turn=between(rng, -0.4, 0.4))
 
 

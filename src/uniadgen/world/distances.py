@@ -68,7 +68,7 @@ def solid_rows(solid: Solid, group: int, first_material: int) -> Table:
     return np.stack([row(part, group, first_material + i) for i, part in enumerate(solid)])
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def smooth_max(a: float, b: float, k: float) -> float:
     """The larger of two distances with the crease between them rounded over `k`; never less than either."""
     if k <= 0.0:
@@ -77,14 +77,14 @@ def smooth_max(a: float, b: float, k: float) -> float:
     return max(a, b) + 0.25 * h * h * k
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _box(dx: float, dy: float, dz: float, r: float) -> float:
     dx, dy, dz = dx + r, dy + r, dz + r
     ox, oy, oz = max(dx, 0.0), max(dy, 0.0), max(dz, 0.0)
     return np.sqrt(ox * ox + oy * oy + oz * oz) + min(max(dx, dy, dz), 0.0) - r
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _lathe(rho: float, y: float, cap: float, parts: Table, i: int) -> float:
     hh, n = parts[i, SIZE], int(parts[i, COUNT]) - 1
     t = min(max((y + hh) / (2.0 * hh), 0.0), 1.0) * (n - 1)
@@ -101,7 +101,7 @@ def _lathe(rho: float, y: float, cap: float, parts: Table, i: int) -> float:
     return smooth_max((rho - max(radius, 0.0)) / np.sqrt(1.0 + slope * slope), cap, parts[i, ROUND])
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _turned(shape: int, x: float, y: float, z: float, parts: Table, i: int, lid: bool) -> float:
     """Shapes around the y axis."""
     s0, s1, s2, r = parts[i, SIZE], parts[i, SIZE + 1], parts[i, SIZE + 2], parts[i, ROUND]
@@ -134,7 +134,7 @@ def _turned(shape: int, x: float, y: float, z: float, parts: Table, i: int, lid:
     return _lathe(rho, y, (abs(y) if lid else -y) - s0, parts, i)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _sheet(shape: int, x: float, y: float, z: float, parts: Table, i: int) -> float:
     """Shapes drawn in the xy plane and given a depth along z."""
     s0, s1, s2, s3 = parts[i, SIZE], parts[i, SIZE + 1], parts[i, SIZE + 2], parts[i, SIZE + 3]
@@ -165,7 +165,7 @@ def _sheet(shape: int, x: float, y: float, z: float, parts: Table, i: int) -> fl
     return smooth_max(edge, abs(z) - s2, r)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _outside(x: float, y: float, z: float, parts: Table, i: int, lid: bool) -> float:
     shape = int(parts[i, SHAPE])
     s0, s1, s2, r = parts[i, SIZE], parts[i, SIZE + 1], parts[i, SIZE + 2], parts[i, ROUND]
@@ -191,7 +191,7 @@ def _outside(x: float, y: float, z: float, parts: Table, i: int, lid: bool) -> f
     return _turned(shape, x, y, z, parts, i, lid)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def local(px: float, py: float, pz: float, parts: Table, i: int) -> tuple[float, float, float]:
     """A world point in part i's own frame."""
     x, y, z = px - parts[i, AT], py - parts[i, AT + 1], pz - parts[i, AT + 2]
@@ -202,7 +202,7 @@ def local(px: float, py: float, pz: float, parts: Table, i: int) -> tuple[float,
     )
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def part_distance(px: float, py: float, pz: float, parts: Table, i: int) -> float:
     """Signed distance from a world point to part i alone (a safe lower bound for slanted outlines)."""
     x, y, z = local(px, py, pz, parts, i)
@@ -214,7 +214,7 @@ def part_distance(px: float, py: float, pz: float, parts: Table, i: int) -> floa
     return d
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def field(
     px: float, py: float, pz: float, parts: Table, active: NDArray[np.int64], count: int
 ) -> tuple[float, int]:
@@ -227,16 +227,20 @@ def field(
                 total, total_part = d, part
             d, part, group = FAR, -1, parts[i, GROUP]
         x, y, z = px - parts[i, CENTRE], py - parts[i, CENTRE + 1], pz - parts[i, CENTRE + 2]
-        near = np.sqrt(x * x + y * y + z * z) - parts[i, RADIUS]
-        blend = parts[i, BLEND]
+        away, blend = x * x + y * y + z * z, parts[i, BLEND]
         if parts[i, CUT] > 0.0:
-            if d + near > blend:
+            limit = max(parts[i, RADIUS] + blend - d, 0.0)
+            if away > limit * limit:
                 continue
             e = -part_distance(px, py, pz, parts, i)
             if e > d:
                 part = i
             d = smooth_max(d, e, blend)
-        elif near - blend < min(d, total):
+        else:
+            # The bounding sphere says that the part is too far to matter.
+            limit = parts[i, RADIUS] + blend + min(d, total)
+            if limit <= 0.0 or away > limit * limit:
+                continue
             e = part_distance(px, py, pz, parts, i)
             if e < d:
                 part = i
@@ -248,7 +252,7 @@ def field(
     return total, total_part
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _through_box(
     o: tuple[float, float, float], d: tuple[float, float, float], slack: float, parts: Table, i: int
 ) -> tuple[float, float]:
@@ -269,7 +273,7 @@ def _through_box(
     return enter, leave
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def along_ray(
     o: tuple[float, float, float],
     d: tuple[float, float, float],
@@ -302,7 +306,7 @@ def along_ray(
     return count, max(start, 0.0), end
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _in_box(px: float, py: float, pz: float, slack: float, parts: Table, i: int) -> bool:
     x, y, z = local(px, py, pz, parts, i)
     return (
@@ -312,7 +316,7 @@ def _in_box(px: float, py: float, pz: float, slack: float, parts: Table, i: int)
     )
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def around(
     px: float, py: float, pz: float, reach: float, parts: Table, active: NDArray[np.int64]
 ) -> int:
@@ -327,7 +331,7 @@ def around(
     return count
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def march(
     o: tuple[float, float, float],
     d: tuple[float, float, float],
@@ -351,7 +355,7 @@ def march(
     return (t, part) if e < 0.004 else (FAR, -1)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def normal(
     px: float, py: float, pz: float, parts: Table, active: NDArray[np.int64], count: int
 ) -> tuple[float, float, float]:

@@ -1,6 +1,6 @@
 """The electronics department: speaker, headphones, camera and phone."""
 
-from math import cos, pi, sin
+from math import pi
 
 import numpy as np
 
@@ -12,7 +12,6 @@ from uniadgen.world.goods import (
     METALS,
     RUBBER,
     TAN,
-    WALNUT,
     WOODS,
     Look,
     Variant,
@@ -69,10 +68,14 @@ def _bookshelf(rng: np.random.Generator) -> Variant:
         *_driver(0, 0.28, front, wide * 0.33, rim, middle),
     ]
     if chance(rng, 0.5):
-        parts += [piece("cylinder", (0.028, 0.03), BRASS, (x, -0.43, front), turn=FACING_FRONT) for x in (-0.05, 0.05)]
+        parts += [
+            piece("cylinder", (0.028, 0.03), BRASS, (x, -0.43, front), turn=FACING_FRONT)
+            for x in (-0.05, 0.05)
+        ]
     legs = choose(rng, WOODS)
     parts += [
-        piece("cone", (0.02, 0.032, 0.05), legs, (x, -tall - 0.04, z)) for x in (-wide + 0.08, wide - 0.08)
+        piece("cone", (0.02, 0.032, 0.05), legs, (x, -tall - 0.04, z))
+        for x in (-wide + 0.08, wide - 0.08)
         for z in (-0.17, 0.17)
     ]
     return style.variant(parts, turn=between(rng, -0.55, 0.55))
@@ -82,13 +85,21 @@ def _portable(rng: np.random.Generator) -> Variant:
     style = look(rng, ("fabric", "leather"))
     wide, tall, deep = 0.56, between(rng, 0.28, 0.34), 0.2
     trim, metal = choose(rng, (TAN, style.second, RUBBER)), choose(rng, (BRASS, CHROME))
-    cloth = Material(colour=mixed(style.body.colour, (0.1, 0.1, 0.1), 0.25), accent=dark(style.body.colour, 0.5),
-                     pattern="fabric", scale=0.02, gloss=0.02)
+    cloth = Material(
+        colour=mixed(style.body.colour, (0.1, 0.1, 0.1), 0.25),
+        accent=dark(style.body.colour, 0.5),
+        pattern="fabric",
+        scale=0.02,
+        gloss=0.02,
+    )
     parts = [
         piece("box", (wide, tall, deep), style.body, round=0.09),
         piece("box", (wide - 0.07, tall - 0.12, 0.02), cloth, (0, -0.04, deep), round=0.015),
         piece("frame", (wide - 0.05, tall - 0.1, 0.018, 0.02), metal, (0, -0.04, deep), round=0.01),
-        *[piece("cylinder", (0.045, 0.03), metal, (x, tall + 0.02, 0.02), round=0.01) for x in (0.12, 0.25, 0.38)],
+        *[
+            piece("cylinder", (0.045, 0.03), metal, (x, tall + 0.02, 0.02), round=0.01)
+            for x in (0.12, 0.25, 0.38)
+        ],
         piece("box", (0.12, 0.025, 0.02), metal, (-wide * 0.5, -0.1, deep + 0.01), round=0.01),
         piece("arc", (0.62, 0.028, 0.95), trim, (0, tall - 0.36, 0)),
     ]
@@ -98,7 +109,12 @@ def _portable(rng: np.random.Generator) -> Variant:
 def headphones(rng: np.random.Generator) -> Variant:
     """Headphones standing on their ear cups: a padded band, metal yokes, soft cushions."""
     style = look(rng, ("plastic", "aluminium", "leather", "wood"))
-    metal, cushion = choose(rng, METALS), choose(rng, (RUBBER, TAN, Material(colour=dark(style.body.colour, 0.75), pattern="leather", scale=0.03)))
+    metal, cushion = (
+        choose(rng, METALS),
+        choose(
+            rng, (RUBBER, TAN, Material(colour=dark(style.body.colour, 0.75), pattern="leather", scale=0.03))
+        ),
+    )
     span, cup = 0.46, between(rng, 0.20, 0.25)
     body = style.body
     band = body if style.finish != "wood" else TAN
@@ -108,13 +124,20 @@ def headphones(rng: np.random.Generator) -> Variant:
     ]
     tilt = between(rng, 0.08, 0.2)
     for side in (-1, 1):
-        x, y = side * (span + 0.0), -0.26
+        x, y = side * span, -0.26
         lie = (0.0, 0.0, pi / 2 + side * tilt)
-        inner = -side * 0.1
+        inner = -side * 0.07
         parts += [
             piece("cylinder", (cup, 0.07), body, (x + side * 0.04, y, 0), turn=lie, round=0.04),
-            piece("torus", (cup * 0.68, cup * 0.34), cushion, (x + inner * 0.7, y, 0), turn=lie),
-            piece("cylinder", (cup * 0.55, 0.015), metal, (x + side * 0.115, y - side * side * 0.0, 0), turn=lie, round=0.01),
+            piece("torus", (cup * 0.68, cup * 0.34), cushion, (x + inner, y, 0), turn=lie),
+            piece(
+                "cylinder",
+                (cup * 0.55, 0.015),
+                metal,
+                (x + side * 0.115, y, 0),
+                turn=lie,
+                round=0.01,
+            ),
             piece("capsule", (0.03, 0.09), metal, (x + side * 0.03, y + cup + 0.03, 0)),
         ]
     return style.variant(parts, turn=between(rng, 0.35, 0.75) * choose(rng, (-1, 1)))
@@ -166,7 +189,14 @@ def _instant(rng: np.random.Generator) -> Variant:
         *_lens(0, 0.08, 0.14, 0.19, black),
         piece("box", (0.09, 0.065, 0.03), FLASH, (-0.3, 0.26, 0.16), round=0.015),
         piece("box", (0.065, 0.05, 0.03), GLASS, (0.3, 0.26, 0.16), round=0.02),
-        piece("cylinder", (0.05, 0.03), choose(rng, (RED, style.second)), (0.33, 0.05, 0.19), turn=FACING_FRONT, round=0.015),
+        piece(
+            "cylinder",
+            (0.05, 0.03),
+            choose(rng, (RED, style.second)),
+            (0.33, 0.05, 0.19),
+            turn=FACING_FRONT,
+            round=0.015,
+        ),
     ]
     if chance(rng, 0.35):  # a photograph on its way out
         parts.append(piece("box", (wide * 0.55, 0.01, 0.14), PRINT, (0, -0.28, 0.4), turn=(0.35, 0, 0)))
@@ -179,7 +209,7 @@ def _instant(rng: np.random.Generator) -> Variant:
 
 
 def phone(rng: np.random.Generator) -> Variant:
-    """A phone seen from the front with a lively screen, and its twin behind, showing the back and the lenses."""
+    """A phone with a lively screen, and its twin behind it, showing the back and the lenses."""
     style = look(rng, ("aluminium", "glass", "plastic"))
     low, high = choose(rng, WALLPAPERS)
     tall, wide = 0.5, between(rng, 0.235, 0.26)
@@ -204,7 +234,9 @@ def _back_lenses(rng: np.random.Generator, left: float, tall: float, wide: float
     x, y, front = left + 0.12, tall - 0.14, -0.105
     parts = [piece("box", (0.085, 0.11, 0.02), island, (x, y, front), round=0.019)]
     for at in choose(rng, (((0, 0.05), (0, -0.05)), ((-0.035, 0.055), (-0.035, -0.045), (0.035, 0.005)))):
-        parts.append(piece("cylinder", (0.042, 0.02), GLASS, (x + at[0], y + at[1], front + 0.02), turn=FACING_FRONT))
+        parts.append(
+            piece("cylinder", (0.042, 0.02), GLASS, (x + at[0], y + at[1], front + 0.02), turn=FACING_FRONT)
+        )
     return [*parts, piece("cylinder", (0.035, 0.01), CHROME, (left + wide, -0.02, front), turn=FACING_FRONT)]
 
 

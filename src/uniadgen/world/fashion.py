@@ -16,11 +16,13 @@ from uniadgen.world.goods import (
     between,
     chance,
     choose,
+    cloth,
     dark,
     look,
     mixed,
     piece,
     rod,
+    shaded,
 )
 from uniadgen.world.solids import Material, Part
 
@@ -40,23 +42,40 @@ def handbag(rng: np.random.Generator) -> Variant:
 
 def _flap_bag(rng: np.random.Generator, style: Look, metal: Material) -> list[Part]:
     body, tall, deep = style.body, between(rng, 0.30, 0.36), 0.18
-    darker = _shade(body, 0.82)
+    darker = shaded(body, 0.82)
     fold = -tall * between(rng, 0.05, 0.35)  # where the flap ends
     handle = choose(rng, (body, TAN, metal))
     return [
         piece("taper", (0.52, tall, deep, 0.86), darker, round=0.07),
-        piece("box", (0.465, (tall - fold) / 2, 0.03), body, (0, (tall + fold) / 2 + 0.01, deep * 0.93), turn=(-0.06, 0, 0), round=0.028),
+        piece(
+            "box",
+            (0.465, (tall - fold) / 2, 0.03),
+            body,
+            (0, (tall + fold) / 2 + 0.01, deep * 0.93),
+            turn=(-0.06, 0, 0),
+            round=0.028,
+        ),
         piece("box", (0.465, 0.035, deep * 0.93), body, (0, tall - 0.005, 0), round=0.034, blend=0.03),
         piece("box", (0.085, 0.055, 0.03), metal, (0, fold + 0.03, deep + 0.03), round=0.02),
         piece("box", (0.03, 0.018, 0.02), INK, (0, fold + 0.03, deep + 0.055), round=0.01),
         piece("arc", (0.27, 0.032, 1.6), handle, (0, tall + 0.03, 0)),
-        *[piece("cylinder", (0.045, 0.04), metal, (side * 0.27, tall + 0.03, 0), turn=(0, 0, pi / 2), round=0.01) for side in (-1, 1)],
+        *[
+            piece(
+                "cylinder",
+                (0.045, 0.04),
+                metal,
+                (side * 0.27, tall + 0.03, 0),
+                turn=(0, 0, pi / 2),
+                round=0.01,
+            )
+            for side in (-1, 1)
+        ],
     ]
 
 
 def _tote(rng: np.random.Generator, style: Look, metal: Material) -> list[Part]:
     body, tall, deep = style.body, between(rng, 0.32, 0.4), 0.19
-    trim = choose(rng, (TAN, _shade(body, 0.7), style.second))
+    trim = choose(rng, (TAN, shaded(body, 0.7), style.second))
     widen = between(rng, 1.0, 1.25)
     parts = [
         piece("taper", (0.44, tall, deep, widen), body, round=0.03, hollow=0.03),
@@ -69,14 +88,10 @@ def _tote(rng: np.random.Generator, style: Look, metal: Material) -> list[Part]:
         parts.append(piece("box", (0.04, 0.1, 0.016), trim, (side * 0.22, tall - 0.08, front), round=0.012))
         parts.append(piece("sphere", (0.024,), metal, (side * 0.22, tall - 0.1, front + 0.014)))
     tag = choose(rng, (metal, trim, PAPER))
-    parts.append(piece("box", (0.09, 0.035, 0.012), tag, (0, tall * 0.1, deep * (1 + widen) / 2 + 0.01), round=0.01))
-    return parts
-
-
-def _shade(material: Material, factor: float) -> Material:
-    return Material(
-        colour=dark(material.colour, factor), pattern=material.pattern, scale=material.scale, gloss=material.gloss
+    parts.append(
+        piece("box", (0.09, 0.035, 0.012), tag, (0, tall * 0.1, deep * (1 + widen) / 2 + 0.01), round=0.01)
     )
+    return parts
 
 
 def sneaker(rng: np.random.Generator) -> Variant:
@@ -84,17 +99,24 @@ def sneaker(rng: np.random.Generator) -> Variant:
     style = look(rng, ("leather", "fabric", "fabric"))
     body, rubber = style.body, choose(rng, (RUBBER_WHITE, RUBBER_WHITE, GUM))
     accent = style.second if chance(rng, 0.7) else Material(colour=dark(body.colour, 0.55), gloss=0.2)
-    tongue = choose(rng, (accent, _shade(body, 0.85)))
+    tongue = choose(rng, (accent, shaded(body, 0.85)))
     rise = between(rng, 0.32, 0.38) if chance(rng, 0.35) else between(rng, 0.21, 0.24)
     ankle = 0.12 + rise
     parts = [  # the upper; the toe points to -x
         piece("ellipsoid", (0.34, 0.165, 0.175), body, (-0.26, 0.09, 0)),
         piece("ellipsoid", (0.34, 0.21, 0.165), body, (0.10, 0.12, 0), blend=0.12),
         piece("box", (0.21, ankle / 2, 0.15), body, (0.33, ankle / 2, 0), round=0.12, blend=0.08),
-        piece("cylinder", (0.13, 0.4), body, (0.33, ankle + 0.09, 0), turn=(pi / 2, 0, 0), cut=True, blend=0.03),
-        piece("ellipsoid", (0.15, 0.18, 0.105), _shade(body, 0.3), (0.32, ankle, 0), cut=True),
+        piece(
+            "cylinder", (0.13, 0.4), body, (0.33, ankle + 0.09, 0), turn=(pi / 2, 0, 0), cut=True, blend=0.03
+        ),
+        piece("ellipsoid", (0.15, 0.18, 0.105), shaded(body, 0.3), (0.32, ankle, 0), cut=True),
         piece("box", (0.10, 0.035, 0.1), tongue, (0.11, ankle - 0.015, 0), turn=(0, 0, 0.8), round=0.034),
-        piece("ellipsoid", (0.2, 0.12, 0.182), rubber if chance(rng, 0.6) else _shade(body, 0.8), (-0.44, 0.05, 0)),
+        piece(
+            "ellipsoid",
+            (0.2, 0.12, 0.182),
+            rubber if chance(rng, 0.6) else shaded(body, 0.8),
+            (-0.44, 0.05, 0),
+        ),
     ]
     parts += _sole(rubber, between(rng, 0.055, 0.075), accent if chance(rng, 0.6) else rubber)
     parts += _laces(rng, rise) + _side_mark(rng, accent)
@@ -121,18 +143,23 @@ def _laces(rng: np.random.Generator, rise: float) -> list[Part]:
 
 
 def _side_mark(rng: np.random.Generator, accent: Material) -> list[Part]:
-    kind, parts = int(rng.integers(3)), []
-    for z in (-0.15, 0.15):
-        if kind == 0:
+    # Only on the side that the viewer can see: every part costs rendering time.
+    z = 0.15
+    match int(rng.integers(3)):
+        case 0:
             bars = [(0.0, 0.075), (0.085, 0.09), (0.17, 0.105)]
-            parts += [
-                piece("box", (0.02, tall, 0.035), accent, (x, 0.13, z), turn=(0, 0, 0.5), round=0.012) for x, tall in bars
+            return [
+                piece("box", (0.02, tall, 0.035), accent, (x, 0.13, z), turn=(0, 0, 0.5), round=0.012)
+                for x, tall in bars
             ]
-        elif kind == 1:
-            parts.append(piece("box", (0.17, 0.032, 0.035), accent, (0.14, 0.16, z), turn=(0, 0, 0.35), round=0.02))
-        else:
-            parts.append(piece("cylinder", (0.085, 0.035), accent, (0.12, 0.17, z), turn=(pi / 2, 0, 0), round=0.02))
-    return parts
+        case 1:
+            return [
+                piece("box", (0.17, 0.032, 0.035), accent, (0.14, 0.16, z), turn=(0, 0, 0.35), round=0.02)
+            ]
+        case _:
+            return [
+                piece("cylinder", (0.085, 0.035), accent, (0.12, 0.17, z), turn=(pi / 2, 0, 0), round=0.02)
+            ]
 
 
 def hat(rng: np.random.Generator) -> Variant:
@@ -152,7 +179,14 @@ def _fedora(rng: np.random.Generator) -> Variant:
         [
             piece("lathe", (crown, 0.36, 0.35, 0.335, 0.31, 0.24), body, (0, crown, 0), round=0.06),
             piece("ellipsoid", (0.22, 0.07, 0.09), body, (0, 2 * crown + 0.01, 0.0), cut=True, blend=0.08),
-            piece("lathe", (0.05, brim * 0.97, brim, brim * 0.72, 0.36), body, (0, 0.02, 0), round=0.012, blend=0.03),
+            piece(
+                "lathe",
+                (0.05, brim * 0.97, brim, brim * 0.72, 0.36),
+                body,
+                (0, 0.02, 0),
+                round=0.012,
+                blend=0.03,
+            ),
             piece("lathe", (0.055, 0.368, 0.366, 0.362), ribbon, (0, 0.115, 0)),
             piece("box", (0.06, 0.05, 0.03), ribbon, (0.3, 0.12, 0.22), turn=(0, 0.95, 0), round=0.02),
         ],
@@ -163,9 +197,11 @@ def _fedora(rng: np.random.Generator) -> Variant:
 def _cap(rng: np.random.Generator) -> Variant:
     style = look(rng, ("fabric",))
     body = style.body
-    peak = body if chance(rng, 0.5) else Material(colour=style.second.colour, pattern="fabric", scale=0.03, gloss=0.02)
+    peak = body if chance(rng, 0.5) else cloth(style.second.colour)
     emblem = choose(rng, (style.second, PAPER, TAN))
-    badge = choose(rng, (("cylinder", (0.085, 0.02), FACING_FRONT), ("box", (0.1, 0.06, 0.02), (0.0, 0.0, 0.0))))
+    badge = choose(
+        rng, (("cylinder", (0.085, 0.02), FACING_FRONT), ("box", (0.1, 0.06, 0.02), (0.0, 0.0, 0.0)))
+    )
     return style.variant(
         [
             piece("dome", (0.42,), body),
@@ -173,8 +209,11 @@ def _cap(rng: np.random.Generator) -> Variant:
             piece("ellipsoid", (0.35, 0.04, 0.42), peak, (0, -0.02, 0.42), turn=(0.14, 0, 0)),
             piece("ellipsoid", (0.05, 0.025, 0.05), peak, (0, 0.425, 0)),
             piece(badge[0], badge[1], emblem, (0, 0.2, 0.36), turn=(badge[2][0] - 0.5, 0, 0), round=0.015),
-            *[piece("arc", (0.418, 0.009, 1.5), _shade(body, 0.75), turn=(0, angle, 0)) for angle in (0.52, -0.52)],
-            *[piece("sphere", (0.022,), _shade(body, 0.6), (side * 0.2, 0.3, 0.22)) for side in (-1, 1)],
+            *[
+                piece("arc", (0.418, 0.009, 1.5), shaded(body, 0.75), turn=(0, angle, 0))
+                for angle in (0.52, -0.52)
+            ],
+            *[piece("sphere", (0.022,), shaded(body, 0.6), (side * 0.2, 0.3, 0.22)) for side in (-1, 1)],
         ],
         turn=between(rng, 0.7, 1.15) * choose(rng, (-1, 1)),
     )
@@ -183,8 +222,8 @@ def _cap(rng: np.random.Generator) -> Variant:
 def _bucket_hat(rng: np.random.Generator) -> Variant:
     style = look(rng, ("fabric",))
     body, brim = style.body, between(rng, 0.5, 0.6)
-    band = Material(colour=style.second.colour, pattern="fabric", scale=0.03, gloss=0.02)
-    edge = band if chance(rng, 0.5) else _shade(body, 0.75)
+    band = cloth(style.second.colour)
+    edge = band if chance(rng, 0.5) else shaded(body, 0.75)
     return style.variant(
         [
             piece("cone", (0.37, 0.30, 0.2), body, (0, 0.3, 0), round=0.05),
@@ -211,7 +250,14 @@ def watch(rng: np.random.Generator) -> Variant:
         *_strap(style, case),
         piece(*shell, metal, turn=flat, round=0.04),
         piece(*_smaller(shell, 0.86), dial, (0, 0, 0.014), turn=flat, round=0.01),
-        piece("cylinder", (0.045, 0.045), metal, (case * (0.9 if square else 1.0) + 0.025, 0, 0), turn=(0, 0, pi / 2), round=0.015),
+        piece(
+            "cylinder",
+            (0.045, 0.045),
+            metal,
+            (case * (0.9 if square else 1.0) + 0.025, 0, 0),
+            turn=(0, 0, pi / 2),
+            round=0.015,
+        ),
         *_hands(rng, case, hand, metal),
     ]
     if chance(rng, 0.3):
@@ -234,7 +280,12 @@ def _hands(rng: np.random.Generator, case: float, hand: Material, metal: Materia
 
 
 def _dial_colour(rng: np.random.Generator, style: Look) -> Material:
-    options = (PAPER, PAPER, Material(colour=(0.10, 0.11, 0.14), gloss=0.4), Material(colour=mixed(style.body.colour, (0.1, 0.1, 0.15), 0.35), gloss=0.5))
+    options = (
+        PAPER,
+        PAPER,
+        Material(colour=(0.10, 0.11, 0.14), gloss=0.4),
+        Material(colour=mixed(style.body.colour, (0.1, 0.1, 0.15), 0.35), gloss=0.5),
+    )
     return choose(rng, options)
 
 

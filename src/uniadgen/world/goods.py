@@ -1,4 +1,4 @@
-"""What every product is made from: colours, finishes, trims, small draws, and the Family and Variant they end in."""
+"""What products are made from (colours, finishes, trims, draws) and what they end in (Variant, Family)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -48,8 +48,12 @@ IRON: Final = Material(colour=(0.20, 0.20, 0.22), gloss=0.4, metal=0.5)
 RUBBER: Final = Material(colour=(0.07, 0.07, 0.08), gloss=0.12)
 PAPER: Final = Material(colour=(0.97, 0.95, 0.91), gloss=0.05)
 INK: Final = Material(colour=(0.14, 0.13, 0.14), gloss=0.1)
-OAK: Final = Material(colour=(0.80, 0.60, 0.38), accent=(0.66, 0.45, 0.26), pattern="wood", scale=0.05, gloss=0.2)
-WALNUT: Final = Material(colour=(0.45, 0.28, 0.17), accent=(0.31, 0.18, 0.10), pattern="wood", scale=0.05, gloss=0.25)
+OAK: Final = Material(
+    colour=(0.80, 0.60, 0.38), accent=(0.66, 0.45, 0.26), pattern="wood", scale=0.05, gloss=0.2
+)
+WALNUT: Final = Material(
+    colour=(0.45, 0.28, 0.17), accent=(0.31, 0.18, 0.10), pattern="wood", scale=0.05, gloss=0.25
+)
 TAN: Final = Material(colour=(0.66, 0.39, 0.20), pattern="leather", scale=0.03, gloss=0.25)
 METALS: Final = (BRASS, ROSE_GOLD, CHROME)
 WOODS: Final = (OAK, WALNUT)
@@ -57,7 +61,7 @@ WOODS: Final = (OAK, WALNUT)
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One product: its solid, and the words for its colour and finish (keys of `COLOURS`, members of `FINISHES`)."""
+    """One product: its solid, and the words for its colour and finish, from `COLOURS` and `FINISHES`."""
 
     solid: Solid
     colour: str
@@ -65,9 +69,13 @@ class Variant:
 
     def __post_init__(self) -> None:
         if self.colour not in COLOURS:
-            raise ValueError(f"got colour {self.colour!r}, expected one of {', '.join(COLOURS)}, use one of these")
+            raise ValueError(
+                f"got colour {self.colour!r}, expected one of {', '.join(COLOURS)}, use one of these"
+            )
         if self.finish not in FINISHES:
-            raise ValueError(f"got finish {self.finish!r}, expected one of {', '.join(FINISHES)}, use one of these")
+            raise ValueError(
+                f"got finish {self.finish!r}, expected one of {', '.join(FINISHES)}, use one of these"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +104,11 @@ class Look:
 
 def _unspun(before: Part, after: Part) -> Part:
     # An upright dome looks the same from all sides; left unturned, its box stays tight and the fit full.
-    return replace(after, turn=before.turn) if before.shape == "dome" and before.turn == (0.0, 0.0, 0.0) else after
+    return (
+        replace(after, turn=before.turn)
+        if before.shape == "dome" and before.turn == (0.0, 0.0, 0.0)
+        else after
+    )
 
 
 def look(rng: np.random.Generator, finishes: Sequence[str], colours: Sequence[str] = tuple(COLOURS)) -> Look:
@@ -108,13 +120,15 @@ def look(rng: np.random.Generator, finishes: Sequence[str], colours: Sequence[st
 
 
 def finished(colour: Colour, finish: str) -> Material:
-    """A material of this colour and finish; neutral steel is bare and brushed, coloured steel is enamelled."""
+    """A material of this colour and finish; neutral steel is brushed, coloured steel enamelled."""
     neutral = max(colour) - min(colour) < 0.12
     match finish:
         case "ceramic":
             return Material(colour=colour, gloss=0.55)
         case "steel" if neutral:
-            return Material(colour=mixed(colour, (0.62, 0.64, 0.67), 0.4), pattern="brushed", gloss=0.55, metal=0.8)
+            return Material(
+                colour=mixed(colour, (0.62, 0.64, 0.67), 0.4), pattern="brushed", gloss=0.55, metal=0.8
+            )
         case "steel":
             return Material(colour=colour, gloss=0.8)
         case "aluminium":
@@ -133,14 +147,22 @@ def finished(colour: Colour, finish: str) -> Material:
             return Material(colour=colour, gloss=0.35)
 
 
+def cloth(colour: Colour) -> Material:
+    """Soft woven fabric of this colour, for trims, linings and covers."""
+    return Material(colour=colour, pattern="fabric", scale=0.03, gloss=0.02)
+
+
+def shaded(material: Material, factor: float) -> Material:
+    """The same material at `factor` of its brightness."""
+    return replace(material, colour=dark(material.colour, factor))
+
+
 def decorated(rng: np.random.Generator, style: Look, probability: float) -> Material:
     """The body's material; ceramic is sometimes glazed with stripes or dots of the second colour."""
     if style.finish != "ceramic" or not chance(rng, probability):
         return style.body
     pattern, scale = choose(rng, (("stripes", 0.11), ("stripes", 0.06), ("dots", 0.17)))
-    return Material(
-        colour=style.body.colour, accent=style.second.colour, pattern=pattern, scale=scale, gloss=style.body.gloss
-    )
+    return replace(style.body, accent=style.second.colour, pattern=pattern, scale=scale)
 
 
 def piece(
@@ -157,7 +179,15 @@ def piece(
 ) -> Part:
     """A `Part`, written short: products are long lists of these."""
     return Part(
-        shape=shape, size=size, material=material, at=at, turn=turn, round=round, hollow=hollow, blend=blend, cut=cut
+        shape=shape,
+        size=size,
+        material=material,
+        at=at,
+        turn=turn,
+        round=round,
+        hollow=hollow,
+        blend=blend,
+        cut=cut,
     )
 
 
@@ -165,8 +195,7 @@ def rod(start: Vector, end: Vector, radius: float, material: Material) -> Part:
     """A straight tube with round ends from one point to another."""
     a, b = np.array(start), np.array(end)
     along = (b - a) / np.linalg.norm(b - a)
-    # A capsule's axis y becomes (-sin c, cos a cos c, sin a cos c) after turns a about x and then c about z at
-    # b = 0; the order is x, y, z, so tilt in the plane of z first and swing in the plane of x after.
+    # Turned by a about x and then c about z, the axis y becomes (-cos a sin c, cos a cos c, sin a).
     tilt = float(np.arcsin(np.clip(along[2], -1.0, 1.0)))
     swing = float(np.arctan2(-along[0], along[1]))
     middle = (a + b) / 2

@@ -1,5 +1,7 @@
 """The kitchen department: mug, kettle, bowl and pan."""
 
+from dataclasses import replace
+from itertools import pairwise
 from math import cos, pi, sin
 
 import numpy as np
@@ -60,7 +62,7 @@ def _mug_handle(rng: np.random.Generator, top: float, half: float, body: Materia
     if chance(rng, 0.35):
         out, tall = top + reach * 1.1, reach * 0.9
         corners = [(top - 0.05, tall, 0.0), (out, tall, 0.0), (out, -tall, 0.0), (top - 0.07, -tall, 0.0)]
-        return [rod(a, b, 0.055, body) for a, b in zip(corners, corners[1:], strict=False)]
+        return [rod(a, b, 0.055, body) for a, b in pairwise(corners)]
     return [piece("arc", (reach, 0.055, 2.0), body, (top + 0.03, 0.02, 0), turn=(0, 0, -pi / 2), blend=0.04)]
 
 
@@ -88,17 +90,19 @@ def _spout(rng: np.random.Generator, wide: float, half: float, body: Material) -
         line = [(x, y, 0.0) for x, y in points]
         sizes = (0.075, 0.055, 0.045)
         return [
-            rod(a, b, size, body) if i == 0 else _blended(rod(a, b, size, body))
+            rod(a, b, size, body) if i == 0 else replace(rod(a, b, size, body), blend=0.05)
             for i, (a, b, size) in enumerate(zip(line, line[1:], sizes, strict=False))
         ]
-    return [piece("cone", (0.16, 0.065, 0.24), body, (-wide - 0.06, half * 0.25, 0), turn=(0, 0, 0.85), blend=0.06)]
+    return [
+        piece(
+            "cone", (0.16, 0.065, 0.24), body, (-wide - 0.06, half * 0.25, 0), turn=(0, 0, 0.85), blend=0.06
+        )
+    ]
 
 
-def _blended(part: Part) -> Part:
-    return piece(part.shape, part.size, part.material, part.at, turn=part.turn, blend=0.05)
-
-
-def _kettle_handle(rng: np.random.Generator, wide: float, half: float, body: Material, wood: Material) -> list[Part]:
+def _kettle_handle(
+    rng: np.random.Generator, wide: float, half: float, body: Material, wood: Material
+) -> list[Part]:
     if chance(rng, 0.55):
         rise = wide * 0.86
         return [
@@ -117,7 +121,9 @@ def bowl(rng: np.random.Generator) -> Variant:
     style = look(rng, ("ceramic", "ceramic", "wood", "glass"))
     half, wide = between(rng, 0.24, 0.32), 0.6
     foot = wide * between(rng, 0.42, 0.55)
-    radii = (foot, wide * 0.84, wide * 0.96, wide) if chance(rng, 0.6) else (foot, wide * 0.72, wide * 0.86, wide)
+    radii = (
+        (foot, wide * 0.84, wide * 0.96, wide) if chance(rng, 0.6) else (foot, wide * 0.72, wide * 0.86, wide)
+    )
     parts = [
         piece("lathe", (half, *radii), style.body, round=0.02, hollow=0.045),
         piece("cylinder", (foot * 0.8, 0.06), style.body, (0, -half - 0.03, 0), round=0.02),
@@ -133,21 +139,35 @@ def _filling(rng: np.random.Generator, wide: float, half: float) -> list[Part]:
     kind = int(rng.integers(3))
     if kind == 0:
         wood = choose(rng, WOODS)
-        broth = Material(colour=choose(rng, ((0.78, 0.42, 0.16), (0.97, 0.95, 0.90), (0.85, 0.62, 0.25))), gloss=0.4)
+        broth = Material(
+            colour=choose(rng, ((0.78, 0.42, 0.16), (0.97, 0.95, 0.90), (0.85, 0.62, 0.25))), gloss=0.4
+        )
         return [piece("ellipsoid", (wide * 0.9, 0.03, wide * 0.9), broth, (0, half - 0.07, 0))] + [
-            piece("cone", (0.016, 0.024, 0.62), wood, (shift, half + 0.04, 0.1), turn=(0.12, 0, pi / 2 - 0.2 + lean))
+            piece(
+                "cone",
+                (0.016, 0.024, 0.62),
+                wood,
+                (shift, half + 0.04, 0.1),
+                turn=(0.12, 0, pi / 2 - 0.2 + lean),
+            )
             for shift, lean in ((0.08, 0.0), (0.12, 0.1))
         ]
     if kind == 1:
         skin = choose(rng, ((0.95, 0.56, 0.12), (0.62, 0.74, 0.22), (0.82, 0.16, 0.15), (0.97, 0.83, 0.25)))
         fruit = Material(colour=skin, gloss=0.35)
-        places = ((-0.26, 0.12, 0.05), (0.25, 0.13, 0.08), (0.0, 0.12, -0.24), (0.02, 0.34, 0.04), (0, 0.1, 0.28))
+        places = (
+            (-0.26, 0.12, 0.05),
+            (0.25, 0.13, 0.08),
+            (0.0, 0.12, -0.24),
+            (0.02, 0.34, 0.04),
+            (0, 0.1, 0.28),
+        )
         return [piece("sphere", (0.2,), fruit, (x, half - 0.1 + y * 0.7, z)) for x, y, z in places]
     return []
 
 
 def pan(rng: np.random.Generator) -> Variant:
-    """A frying pan tipped towards the viewer, or a saucepan with its lid; long handles with rivets and a loop."""
+    """A frying pan tipped towards the viewer on a wooden stand, or a lidded saucepan; long handles."""
     style = look(rng, ("steel", "aluminium", "ceramic"))
     wood = choose(rng, (*WOODS, RUBBER))
     if chance(rng, 0.6):
@@ -172,7 +192,9 @@ def _frying_pan(rng: np.random.Generator, body: Material, grip: Material) -> lis
     parts.append(piece("box", (0.17, 0.035, 0.26), WALNUT, (0, edge - 0.03, front - 0.2), round=0.025))
     parts.append(rod((0, edge - 0.03, front - 0.4), _tip((0, -deep, -0.1), tip), 0.035, WALNUT))
     for radius, near, far, material in ((0.035, 0.44, 0.62, CHROME), (0.05, 0.62, 1.0, grip)):
-        ends = [_tip((r * cos(angle), deep * 0.7 + 0.1 * (r - 0.44), -r * sin(angle)), tip) for r in (near, far)]
+        ends = [
+            _tip((r * cos(angle), deep * 0.7 + 0.1 * (r - 0.44), -r * sin(angle)), tip) for r in (near, far)
+        ]
         parts.append(rod(ends[0], ends[1], radius, material))
     return parts
 

@@ -7,19 +7,8 @@ from typing import Final, Literal
 
 import numpy as np
 
+from uniadgen.world.palettes import Palette
 from uniadgen.world.solids import Colour, Material, Part, Solid, Vector
-
-
-@dataclass(frozen=True, kw_only=True)
-class Palette:
-    """Screen colours (sRGB, 0..1) of a set."""
-
-    wall: Colour
-    floor: Colour
-    stage: Colour
-    accent: Colour
-    accent2: Colour
-    metal: Colour = (0.90, 0.72, 0.42)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,50 +25,6 @@ class Set:
 
 
 Layout = Callable[[Palette, np.random.Generator], Set]
-
-PALETTES: Final[dict[str, Palette]] = {
-    "blush": Palette(
-        wall=(0.95, 0.72, 0.74), floor=(0.97, 0.86, 0.85), stage=(0.91, 0.60, 0.64), accent=(0.80, 0.36, 0.44),
-        accent2=(0.98, 0.93, 0.90),
-    ),
-    "sage": Palette(
-        wall=(0.60, 0.73, 0.56), floor=(0.83, 0.87, 0.74), stage=(0.44, 0.60, 0.42), accent=(0.25, 0.42, 0.28),
-        accent2=(0.96, 0.93, 0.82),
-    ),
-    "sky": Palette(
-        wall=(0.52, 0.76, 0.96), floor=(0.86, 0.93, 0.98), stage=(0.32, 0.58, 0.88), accent=(0.16, 0.38, 0.74),
-        accent2=(0.99, 0.97, 0.93),
-    ),
-    "sand": Palette(
-        wall=(0.80, 0.66, 0.48), floor=(0.88, 0.79, 0.64), stage=(0.66, 0.50, 0.34), accent=(0.46, 0.32, 0.21),
-        accent2=(0.96, 0.90, 0.80),
-    ),
-    "charcoal": Palette(
-        wall=(0.22, 0.22, 0.25), floor=(0.30, 0.30, 0.33), stage=(0.14, 0.14, 0.16), accent=(0.86, 0.66, 0.30),
-        accent2=(0.48, 0.48, 0.52),
-    ),
-    "lemon": Palette(
-        wall=(0.99, 0.84, 0.26), floor=(0.99, 0.93, 0.62), stage=(0.98, 0.72, 0.16), accent=(0.93, 0.50, 0.12),
-        accent2=(1.00, 0.98, 0.90),
-    ),
-    "terracotta": Palette(
-        wall=(0.78, 0.38, 0.26), floor=(0.86, 0.57, 0.43), stage=(0.62, 0.27, 0.19), accent=(0.42, 0.17, 0.13),
-        accent2=(0.97, 0.86, 0.74),
-    ),
-    "lavender": Palette(
-        wall=(0.70, 0.60, 0.92), floor=(0.88, 0.83, 0.98), stage=(0.54, 0.43, 0.82), accent=(0.36, 0.26, 0.62),
-        accent2=(0.99, 0.90, 0.96),
-    ),
-    "teal": Palette(
-        wall=(0.10, 0.46, 0.48), floor=(0.40, 0.70, 0.68), stage=(0.06, 0.34, 0.37), accent=(0.96, 0.56, 0.42),
-        accent2=(0.90, 0.95, 0.90),
-    ),
-    "ivory": Palette(
-        wall=(0.95, 0.93, 0.88), floor=(0.97, 0.96, 0.93), stage=(0.88, 0.85, 0.78), accent=(0.80, 0.64, 0.36),
-        accent2=(1.00, 0.99, 0.97),
-    ),
-}  # fmt: skip
-
 
 def _part(
     shape: str,
@@ -111,11 +56,18 @@ def _metal(palette: Palette, gloss: float = 0.75) -> Material:
     return Material(colour=palette.metal, metal=1.0, gloss=gloss)
 
 
-def _wood(colour: Colour, scale: float = 0.07) -> Material:
+def _wood(colour: Colour, scale: float = 0.07, brown: float = 0.45) -> Material:
     return Material(
-        colour=_mix(colour, (0.80, 0.60, 0.40), 0.45), accent=_mix(colour, (0.50, 0.31, 0.18), 0.6), pattern="wood",
+        colour=_mix(colour, (0.80, 0.60, 0.40), brown), accent=_mix(colour, (0.50, 0.31, 0.18), 0.15 + brown), pattern="wood",
         scale=scale, gloss=0.25,
     )  # fmt: skip
+
+
+def _planks(colour: Colour) -> Material:
+    base = _mix(colour, (0.80, 0.60, 0.40), 0.25)
+    return Material(
+        colour=base, accent=_mix(base, (0.42, 0.26, 0.15), 0.42), pattern="planks", scale=0.3, gloss=0.3
+    )
 
 
 def _marble(colour: Colour, vein: Colour, scale: float = 0.55) -> Material:
@@ -135,11 +87,11 @@ def podium(palette: Palette, rng: np.random.Generator) -> Set:
     stage, top, low = _matt(palette.stage, 0.3), _matt(_mix(palette.stage, palette.accent2, 0.35), 0.3), -0.34
     return Set(
         solids=(
-            (_part("cylinder", (0.74, 0.09), (0, -0.09, 0), top, round=0.025),),
-            (_part("cylinder", (0.98, 0.08), (0, -0.26, 0), stage, round=0.025),),
+            (_part("cylinder", (0.74, 0.11), (0, -0.11, 0), top, round=0.025),),
+            (_part("cylinder", (0.98, 0.11), (0, -0.29, 0), stage, round=0.025),),
             _ball(0.21, 1.16 + _jitter(rng), -0.5, _metal(palette), low),
             _ball(0.12, 0.96 + _jitter(rng), 0.42, _matt(palette.accent, 0.5), low),
-            (_part("cylinder", (0.22, 0.42), (-1.12 + _jitter(rng), low + 0.42, -0.55), top, round=0.02),),
+            (_part("cylinder", (0.22, 0.44), (-1.12 + _jitter(rng), low + 0.40, -0.55), top, round=0.02),),
             _ball(0.13, -1.12, -0.55, _matt(palette.accent, 0.5), low + 0.84),
         ),
         wall=_matt(palette.wall), floor=_matt(palette.floor, 0.2), floor_height=low, cove=0.45,
@@ -191,7 +143,7 @@ def steps(palette: Palette, rng: np.random.Generator) -> Set:
 
 def window(palette: Palette, rng: np.random.Generator) -> Set:
     """Light through panes on the wall and floor, a window at the left, a low table of stone."""
-    white, top = _matt(palette.accent2, 0.3), _marble(_mix(palette.floor, palette.accent2, 0.5), palette.accent)
+    white, top = _matt(palette.accent2, 0.3), _marble(palette.floor, palette.accent)
     x = -0.92 + _jitter(rng)
     pane = Material(colour=_mix(palette.accent2, (0.85, 0.93, 1.0), 0.5), glow=0.75, gloss=0.3)
     return Set(
@@ -230,7 +182,7 @@ def shelf(palette: Palette, rng: np.random.Generator) -> Set:
             (_part("cylinder", (0.13, 0.12), (0.98 + _jitter(rng), low + 0.12, -0.5), _matt(palette.accent2, 0.3),
                    hollow=0.02, round=0.01),),
         ),
-        wall=_matt(palette.wall), floor=_wood(palette.floor, 0.13),
+        wall=_matt(palette.wall), floor=_planks(palette.floor),
     )  # fmt: skip
 
 
@@ -242,7 +194,7 @@ def _plant(x: float, z: float, tall: float, leaf: Material, pot: Material, rng: 
         spin = (0.5, -0.7, 0.35)[i % 3]
         middle = (x + 1.05 * reach * sin(lean), 0.26 + 1.05 * reach * cos(lean), z + 0.12 * spin)
         leaves.append(
-            _part("ellipsoid", (0.105 * (0.7 + 0.3 * tall), reach, 0.02), middle, leaf, turn=(0.15 * spin, spin, -lean))
+            _part("ellipsoid", (0.105 * (0.7 + 0.3 * tall), reach, 0.03), middle, leaf, turn=(0.15 * spin, spin, -lean))
         )
     return [
         tuple(leaves),
@@ -301,16 +253,16 @@ def spheres(palette: Palette, rng: np.random.Generator) -> Set:
 def curtain(palette: Palette, rng: np.random.Generator) -> Set:
     """Heavy folds of cloth across the back, parted by a lighter cloth on the right."""
     cloth = Material(colour=palette.stage, pattern="fabric", scale=0.16, gloss=0.1)
-    sheer = Material(colour=_mix(palette.accent2, palette.wall, 0.25), pattern="fabric", scale=0.16, gloss=0.1)
+    sheer = Material(colour=_mix(palette.accent2, palette.wall, 0.65), pattern="fabric", scale=0.16, gloss=0.1)
     slide = _jitter(rng, 0.04)
     stool = _matt(palette.accent, 0.3)
     return Set(
         solids=(
-            (_part("curtain", (0.95, 1.2, 0.02, 0.085, 0.23), (-0.86 + slide, 0.9, -1.25), cloth),),
-            (_part("curtain", (0.85, 1.2, 0.02, 0.07, 0.19), (0.9 + slide, 0.9, -1.4), sheer),),
-            (_part("cylinder", (0.8, 0.06), (0, -0.06, 0), stool, round=0.03),),
+            (_part("curtain", (0.95, 1.2, 0.02, 0.08, 0.46), (-0.86 + slide, 0.9, -1.25), cloth),),
+            (_part("curtain", (0.85, 1.2, 0.02, 0.06, 0.4), (0.9 + slide, 0.9, -1.4), sheer),),
+            (_part("cylinder", (0.8, 0.08), (0, -0.08, 0), stool, round=0.03),),
         ),
-        wall=_matt(palette.wall), floor=_wood(palette.floor, 0.13), floor_height=-0.12,
+        wall=_matt(palette.wall), floor=_planks(palette.floor), floor_height=-0.12,
     )  # fmt: skip
 
 
@@ -342,8 +294,8 @@ def disc(palette: Palette, rng: np.random.Generator) -> Set:
     return Set(
         solids=(
             (_part("cylinder", (0.84, 0.04), (x, 0.74, -1.5), sun, turn=(pi / 2, 0, 0), round=0.02),),
-            (_part("torus", (1.0, 0.022), (x, 0.74, -1.42), _metal(palette), turn=(pi / 2, 0, 0)),),
-            (_part("cylinder", (0.95, 0.05), (0, -0.05, 0), _matt(palette.accent2, 0.35), round=0.02),),
+            (_part("torus", (1.0, 0.03), (x, 0.74, -1.42), _metal(palette), turn=(pi / 2, 0, 0)),),
+            (_part("cylinder", (0.95, 0.07), (0, -0.07, 0), _matt(palette.accent2, 0.35), round=0.02),),
             _ball(0.13, 1.1 + _jitter(rng), -0.3, _matt(palette.stage, 0.5), -0.1),
         ),
         wall=_matt(palette.wall), floor=_matt(palette.floor, 0.25), floor_height=-0.1, cove=0.3,
@@ -352,15 +304,15 @@ def disc(palette: Palette, rng: np.random.Generator) -> Set:
 
 def slats(palette: Palette, rng: np.random.Generator) -> Set:
     """A wall of upright wooden slats and a bench in front."""
-    wood, dark = _wood(_mix(palette.stage, palette.wall, 0.5), 0.06), _matt(_mix(palette.accent, (0, 0, 0), 0.45))
+    wood, dark = _wood(palette.wall, 0.09, 0.06), _matt(palette.stage)
     start = _jitter(rng, 0.02)
     bars = tuple(
-        (_part("box", (0.055, 1.4, 0.06), (-1.6 + 0.2 * i + start, 1.0, -1.3), wood, round=0.012),) for i in range(17)
+        (_part("box", (0.148, 1.4, 0.06), (-1.8 + 0.36 * i + start, 1.0, -1.3), wood, round=0.03),) for i in range(11)
     )
     return Set(
         solids=(
             *bars,
-            (_part("box", (1.02, 0.05, 0.62), (0, -0.05, 0.0), _wood(palette.floor, 0.08), round=0.02),),
+            (_part("box", (1.02, 0.05, 0.62), (0, -0.05, 0.0), _wood(palette.floor, 0.08, 0.15), round=0.02),),
             (_part("box", (0.05, 0.14, 0.5), (-0.82, -0.22, 0.0), dark),),
             (_part("box", (0.05, 0.14, 0.5), (0.82, -0.22, 0.0), dark),),
         ),
@@ -382,7 +334,7 @@ def rocks(palette: Palette, rng: np.random.Generator) -> Set:
              _part("ellipsoid", (0.28, 0.3, 0.26), (0.86, -0.05, -0.72), dark, turn=(0.3, 0.5, 0.4), blend=0.05)),
             (_part("ellipsoid", (0.2, 0.12, 0.16), (1.02, -0.1, 0.22), pale, turn=(0.1, 0.6 + t, 0.1)),),
             (_part("ellipsoid", (0.14, 0.09, 0.12), (-0.98, -0.12, 0.42), dark, turn=(0, 0.3 + t, 0.1)),),
-            (_part("prism", (0.78, 0.08, 7), (0, -0.08, 0), pale, turn=(0, 0.3 + t, 0), round=0.03),),
+            (_part("prism", (0.78, 0.11, 7), (0, -0.11, 0), pale, turn=(0, 0.3 + t, 0), round=0.03),),
         ),
         wall=Material(colour=palette.wall, pattern="concrete", scale=0.8, gloss=0.08),
         floor=Material(colour=palette.floor, pattern="concrete", scale=0.35, gloss=0.08), floor_height=-0.16, cove=0.5,
@@ -391,7 +343,8 @@ def rocks(palette: Palette, rng: np.random.Generator) -> Set:
 
 def niche(palette: Palette, rng: np.random.Generator) -> Set:
     """A lit alcove in the wall: a deep frame, a warm strip of light above, darker inside."""
-    shell, inside = _matt(palette.accent2, 0.15), _matt(palette.accent, 0.12)
+    shell = _matt(_mix(palette.accent2, palette.floor, 0.6), 0.15)
+    inside = _matt(_mix(palette.stage, palette.accent, 0.25), 0.12)
     glow = Material(colour=_mix(palette.accent2, (1.0, 0.95, 0.85), 0.6), glow=1.0)
     x = _jitter(rng, 0.02)
     return Set(
@@ -414,9 +367,9 @@ def pool(palette: Palette, rng: np.random.Generator) -> Set:
     x = _jitter(rng, 0.04)
     return Set(
         solids=(
-            (_part("cylinder", (0.72, 0.06), (0, -0.06, 0), stone, round=0.025),),
-            (_part("cylinder", (0.3, 0.05), (1.06 + x, -0.07, 0.12), stone, round=0.025),),
-            (_part("cylinder", (0.24, 0.05), (-1.0 + x, -0.07, -0.35), stone, round=0.025),),
+            (_part("cylinder", (0.72, 0.08), (0, -0.08, 0), stone, round=0.025),),
+            (_part("cylinder", (0.3, 0.06), (1.06 + x, -0.08, 0.12), stone, round=0.025),),
+            (_part("cylinder", (0.24, 0.06), (-1.0 + x, -0.08, -0.35), stone, round=0.025),),
             (_part("torus", (0.78, 0.07), (x, 0.42, -1.15), _metal(palette, 0.6), turn=(pi / 2, 0, 0)),),
             _ball(0.15, 1.06 + x, 0.12, _matt(palette.accent2, 0.55), -0.02),
         ),
@@ -444,7 +397,7 @@ def mountains(palette: Palette, rng: np.random.Generator) -> Set:
         solids=(
             *ranges, *clouds,
             (_part("cylinder", (0.24, 0.02), (0.98, 1.02, -1.6), _matt(palette.metal, 0.1), turn=(pi / 2, 0, 0)),),
-            (_part("cylinder", (0.8, 0.05), (0, -0.05, 0), _matt(palette.stage, 0.2), round=0.02),),
+            (_part("cylinder", (0.8, 0.07), (0, -0.07, 0), _matt(palette.stage, 0.2), round=0.02),),
         ),
         wall=_matt(palette.wall), floor=_matt(palette.floor, 0.15), floor_height=-0.1,
     )  # fmt: skip

@@ -19,12 +19,11 @@ from uniadgen.world.goods import (
     between,
     chance,
     choose,
-    dark,
     decorated,
     look,
-    mixed,
     piece,
     rod,
+    shaded,
 )
 from uniadgen.world.solids import Colour, Material, Part
 
@@ -49,7 +48,9 @@ def _shade_lamp(rng: np.random.Generator) -> Variant:
         shade = Material(colour=style.body.colour, pattern="fabric", scale=0.03, gloss=0.02, glow=0.12)
         base = choose(rng, (*WOODS, BRASS, PAPER))
     wide, tall = between(rng, 0.34, 0.42), between(rng, 0.17, 0.23)
-    foot = choose(rng, ((0.12, 0.2, 0.21, 0.13, 0.05), (0.2, 0.21, 0.16, 0.08, 0.045), (0.1, 0.22, 0.12, 0.2, 0.05)))
+    foot = choose(
+        rng, ((0.12, 0.2, 0.21, 0.13, 0.05), (0.2, 0.21, 0.16, 0.08, 0.045), (0.1, 0.22, 0.12, 0.2, 0.05))
+    )
     return style.variant(
         [
             piece("lathe", (0.25, *foot), base, (0, -0.25, 0), round=0.02),
@@ -70,7 +71,9 @@ def _mushroom_lamp(rng: np.random.Generator) -> Variant:
         [
             piece("lathe", (0.32, 0.24, 0.13, 0.10, 0.12), stem, (0, -0.3, 0), round=0.02),
             piece("cylinder", (wide * 0.9, 0.015), GLOW, (0, -0.03, 0)),
-            piece("lathe", (0.19, wide, wide * 0.98, wide * 0.75, 0.08), style.body, (0, 0.15, 0), round=0.03),
+            piece(
+                "lathe", (0.19, wide, wide * 0.98, wide * 0.75, 0.08), style.body, (0, 0.15, 0), round=0.03
+            ),
             piece("torus", (wide * 0.98, 0.018), metal, (0, -0.03, 0)),
             piece("sphere", (0.035,), metal, (0, 0.36, 0)),
             piece("cylinder", (0.25, 0.018), metal, (0, -0.615, 0), round=0.01),
@@ -91,7 +94,14 @@ def _desk_lamp(rng: np.random.Generator) -> Variant:
             rod((0, 0.05, 0), elbow, 0.028, joint),
             rod(elbow, wrist, 0.028, joint),
             piece("cylinder", (0.05, 0.05), style.body, elbow, turn=(pi / 2, 0, 0), round=0.015),
-            piece("lathe", (0.17, 0.23, 0.21, 0.14, 0.075, 0.06), style.body, head, turn=(0, 0, drop), round=0.015),
+            piece(
+                "lathe",
+                (0.17, 0.23, 0.21, 0.14, 0.075, 0.06),
+                style.body,
+                head,
+                turn=(0, 0, drop),
+                round=0.015,
+            ),
             piece("sphere", (0.12,), GLOW, bulb),
             piece("cylinder", (0.05, 0.05), joint, wrist, turn=(pi / 2, 0, 0), round=0.015),
         ],
@@ -107,10 +117,17 @@ def sofa(rng: np.random.Generator) -> Variant:
     deep, rise = 0.34, between(rng, 0.36, 0.44)
     soft, legs = between(rng, 0.05, 0.085), choose(rng, (OAK, WALNUT, BRASS, IRON))
     body = style.body
-    shadow = Material(colour=dark(body.colour, 0.88), pattern=body.pattern, scale=body.scale, gloss=body.gloss)
+    shadow = shaded(body, 0.88)
     parts = [
         piece("box", (wide, 0.10, deep), shadow, (0, 0.22, 0), round=0.04),
-        piece("box", (wide, rise * 0.62, 0.10), body, (0, 0.14 + rise * 0.62, -deep + 0.08), turn=(-0.1, 0, 0), round=soft),
+        piece(
+            "box",
+            (wide, rise * 0.62, 0.10),
+            body,
+            (0, 0.14 + rise * 0.62, -deep + 0.08),
+            turn=(-0.1, 0, 0),
+            round=soft,
+        ),
     ]
     boxy = chance(rng, 0.5)
     for side in (-1, 1):
@@ -118,7 +135,9 @@ def sofa(rng: np.random.Generator) -> Variant:
         if boxy:
             parts.append(piece("box", (arm, 0.22, deep), body, at, round=soft))
         else:
-            parts.append(piece("capsule", (arm * 1.1, deep - arm), body, (at[0], 0.46, 0.02), turn=(pi / 2, 0, 0)))
+            parts.append(
+                piece("capsule", (arm * 1.1, deep - arm), body, (at[0], 0.46, 0.02), turn=(pi / 2, 0, 0))
+            )
             parts.append(piece("box", (arm * 0.8, 0.17, deep - 0.03), body, (at[0], 0.29, 0.02), round=0.04))
     for seat in range(seats):
         x = (seat - (seats - 1) / 2) * 2 * (wide / seats)
@@ -141,9 +160,20 @@ def _pillow(rng: np.random.Generator, style: Look, wide: float) -> list[Part]:
     if chance(rng, 0.3):
         return []
     pattern = choose(rng, ("stripes", "fabric", "fabric"))
-    cover = Material(colour=style.second.colour, accent=style.body.colour, pattern=pattern, scale=0.05, gloss=0.02)
+    cover = Material(
+        colour=style.second.colour, accent=style.body.colour, pattern=pattern, scale=0.05, gloss=0.02
+    )
     side = choose(rng, (-1, 1))
-    return [piece("box", (0.16, 0.15, 0.06), cover, (side * wide * 0.6, 0.58, 0.07), turn=(-0.3, 0, side * 0.2), round=0.055)]
+    return [
+        piece(
+            "box",
+            (0.16, 0.15, 0.06),
+            cover,
+            (side * wide * 0.6, 0.58, 0.07),
+            turn=(-0.3, 0, side * 0.2),
+            round=0.055,
+        )
+    ]
 
 
 def vase(rng: np.random.Generator) -> Variant:
@@ -161,7 +191,9 @@ def vase(rng: np.random.Generator) -> Variant:
     glaze = decorated(rng, style, 0.25)
     parts = [piece("lathe", (half, *radii), glaze, round=0.02, hollow=0.035)]
     if style.finish == "ceramic" and chance(rng, 0.6):
-        parts.append(piece("torus", (radii[-1] - 0.015, 0.022), choose(rng, (style.second, BRASS)), (0, half, 0)))
+        parts.append(
+            piece("torus", (radii[-1] - 0.015, 0.022), choose(rng, (style.second, BRASS)), (0, half, 0))
+        )
     kind = int(rng.integers(4))
     if kind == 0:
         parts += _tulips(rng, half)
@@ -169,10 +201,26 @@ def vase(rng: np.random.Generator) -> Variant:
         parts += _leaves(rng, half)
     elif kind == 2:
         parts += _grass(rng, half)
+    elif chance(rng, 0.6):
+        parts += _ears(radii[-2], half, style.body)
+    else:
+        foot = choose(rng, (OAK, WALNUT, BRASS))
+        parts.append(piece("cylinder", (radii[0] + 0.03, 0.04), foot, (0, -half + 0.01, 0), round=0.02))
     return style.variant(parts)
 
 
-def _stems(rng: np.random.Generator, half: float, leans: tuple[float, ...], tall: float) -> list[tuple[float, ...]]:
+def _ears(neck: float, half: float, body: Material) -> list[Part]:
+    return [
+        piece(
+            "arc", (0.15, 0.03, 2.0), body, (side * (neck + 0.05), half * 0.5, 0), turn=(0, 0, -side * pi / 2)
+        )
+        for side in (-1, 1)
+    ]
+
+
+def _stems(
+    rng: np.random.Generator, half: float, leans: tuple[float, ...], tall: float
+) -> list[tuple[float, ...]]:
     """For each stem: its lean in radians and the x, y, z of its tip."""
     tips = []
     for i, lean in enumerate(leans):
@@ -187,24 +235,39 @@ def _tulips(rng: np.random.Generator, half: float) -> list[Part]:
     parts = []
     for lean, x, y, z in _stems(rng, half, (-0.45, 0.0, 0.42), 0.42):
         parts.append(rod((0, half - 0.2, 0), (x, y, z), 0.016, STEM))
-        parts.append(piece("lathe", (0.11, 0.03, 0.085, 0.09, 0.06), petal, (x, y + 0.07, z), turn=(0, 0, -lean), round=0.02))
+        parts.append(
+            piece(
+                "lathe",
+                (0.11, 0.03, 0.085, 0.09, 0.06),
+                petal,
+                (x, y + 0.07, z),
+                turn=(0, 0, -lean),
+                round=0.02,
+            )
+        )
     return parts
 
 
 def _leaves(rng: np.random.Generator, half: float) -> list[Part]:
-    leaf = Material(colour=choose(rng, ((0.42, 0.55, 0.45), (0.30, 0.48, 0.28), (0.55, 0.62, 0.42))), gloss=0.15)
+    leaf = Material(
+        colour=choose(rng, ((0.42, 0.55, 0.45), (0.30, 0.48, 0.28), (0.55, 0.62, 0.42))), gloss=0.15
+    )
     parts = []
     for lean, x, y, z in _stems(rng, half, (-0.5, 0.28), 0.6):
         parts.append(rod((0, half - 0.2, 0), (x, y, z), 0.014, STEM))
         for i, share in enumerate((0.62, 0.82, 1.0)):
             side = -1 if i % 2 else 1
             at = (x * share + side * 0.075, half - 0.2 + (y - half + 0.2) * share + 0.03, z)
-            parts.append(piece("ellipsoid", (0.085, 0.06, 0.018), leaf, at, turn=(0.3, side * 0.4, side * 0.6 - lean)))
+            parts.append(
+                piece("ellipsoid", (0.085, 0.06, 0.018), leaf, at, turn=(0.3, side * 0.4, side * 0.6 - lean))
+            )
     return parts
 
 
 def _grass(rng: np.random.Generator, half: float) -> list[Part]:
-    plume = Material(colour=choose(rng, ((0.88, 0.76, 0.58), (0.93, 0.88, 0.80), (0.80, 0.58, 0.48))), pattern="fabric")
+    plume = Material(
+        colour=choose(rng, ((0.88, 0.76, 0.58), (0.93, 0.88, 0.80), (0.80, 0.58, 0.48))), pattern="fabric"
+    )
     parts = []
     for lean, x, y, z in _stems(rng, half, (-0.4, 0.02, 0.38), 0.5):
         parts.append(rod((0, half - 0.2, 0), (x, y, z), 0.012, Material(colour=(0.75, 0.63, 0.42))))
@@ -218,7 +281,11 @@ def clock(rng: np.random.Generator) -> Variant:
 
 
 def _dial(rng: np.random.Generator, wide: float, front: float, style: Look) -> list[Part]:
-    face = PAPER if chance(rng, 0.75) or style.colour == "black" else Material(colour=(0.13, 0.13, 0.15), gloss=0.1)
+    face = (
+        PAPER
+        if chance(rng, 0.75) or style.colour == "black"
+        else Material(colour=(0.13, 0.13, 0.15), gloss=0.1)
+    )
     hand = INK if face is PAPER else PAPER
     parts = [piece("cylinder", (wide, 0.02), face, (0, 0, front), turn=(pi / 2, 0, 0))]
     for i in range(4):
@@ -245,7 +312,9 @@ def _alarm_clock(rng: np.random.Generator) -> Variant:
     for side in (-1, 1):
         lean = side * 0.6
         x, y = sin(lean), cos(lean)
-        parts.append(piece("dome", (0.155,), metal, (x * (wide + 0.04), y * (wide + 0.04), 0), turn=(0, 0, -lean)))
+        parts.append(
+            piece("dome", (0.155,), metal, (x * (wide + 0.04), y * (wide + 0.04), 0), turn=(0, 0, -lean))
+        )
         parts.append(rod((side * 0.22, -0.32, 0), (side * 0.32, -0.5, 0), 0.035, metal))
     parts.append(piece("arc", (0.13, 0.02, 1.7), IRON, (0, wide + 0.09, 0)))
     return style.variant(parts, turn=between(rng, -0.4, 0.4))
@@ -266,5 +335,9 @@ def _table_clock(rng: np.random.Generator) -> Variant:
             piece("box", (0.3, 0.06, 0.17), choose(rng, WOODS), (0, -wide - 0.02, 0), round=0.02),
         ]
     front = 0.125 if arched else 0.105
-    bezel = piece("torus", (wide - 0.08, 0.025), choose(rng, METALS), (0, 0, front + 0.015), turn=(pi / 2, 0, 0))
-    return style.variant([*shell, *_dial(rng, wide - 0.09, front + 0.01, style), bezel], turn=between(rng, -0.4, 0.4))
+    bezel = piece(
+        "torus", (wide - 0.08, 0.025), choose(rng, METALS), (0, 0, front + 0.015), turn=(pi / 2, 0, 0)
+    )
+    return style.variant(
+        [*shell, *_dial(rng, wide - 0.09, front + 0.01, style), bezel], turn=between(rng, -0.4, 0.4)
+    )

@@ -42,14 +42,14 @@ def rows(materials: Sequence[Material], shift: float = 0.0) -> Table:
     return out
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _hash(x: int, y: int, z: int) -> float:
     n = (x * 374761393 + y * 668265263 + z * 2147483647) & 0xFFFFFFFF
     n = ((n ^ (n >> 13)) * 1274126177) & 0xFFFFFFFF
     return ((n ^ (n >> 16)) & 0xFFFF) / 65535.0
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def noise(x: float, y: float, z: float) -> float:
     """Value noise in 0..1 with details of size 1."""
     fx, fy, fz = np.floor(x), np.floor(y), np.floor(z)
@@ -63,7 +63,7 @@ def noise(x: float, y: float, z: float) -> float:
     return (a * (1.0 - v) + b * v) * (1.0 - w) + (c * (1.0 - v) + d * v) * w
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def cloud(x: float, y: float, z: float) -> float:
     """Three octaves of noise, about 0..1."""
     total, weight = 0.0, 0.55
@@ -73,21 +73,21 @@ def cloud(x: float, y: float, z: float) -> float:
     return total / 0.9625
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def ramp(low: float, high: float, x: float) -> float:
     """Smooth step from 0 at `low` to 1 at `high`."""
     t = min(max((x - low) / (high - low), 0.0), 1.0)
     return t * t * (3.0 - 2.0 * t)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _joints(u: float, v: float) -> float:
     """1 on the joints between unit squares, 0 inside."""
     a, b = abs(u - np.floor(u) - 0.5), abs(v - np.floor(v) - 0.5)
     return ramp(0.455, 0.49, max(a, b))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _chips(x: float, y: float, z: float) -> float:
     """Terrazzo: 1 inside a chip, from one jittered ball per cell."""
     fx, fy, fz, most = np.floor(x), np.floor(y), np.floor(z), 0.0
@@ -103,7 +103,7 @@ def _chips(x: float, y: float, z: float) -> float:
     return most
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def blend_of(
     pattern: int, x: float, y: float, z: float, along: float, s: float, shift: float, ny: float
 ) -> tuple[float, float]:
@@ -155,7 +155,7 @@ def blend_of(
     return 0.0, 1.0
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def surface(
     materials: Table, m: int, x: float, y: float, z: float, along: float, ny: float
 ) -> tuple[float, float, float]:

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from uniadgen.world import distances, materials, tracing
+from uniadgen.world import distances, lighting, materials, tracing
 from uniadgen.world.distances import Table
 from uniadgen.world.scenes import GOBOS, Camera, Light, Room, Scene
 from uniadgen.world.solids import Solid
@@ -47,7 +47,7 @@ def cutout(product: Solid, camera: Camera, size: int = 144) -> NDArray[np.uint8]
     _check(size)
     parts = distances.solid_rows(product, 0, 0)
     table = materials.rows([part.material for part in product])
-    room = np.zeros(tracing.ROOM_SIZE)
+    room = np.zeros(lighting.ROOM_SIZE)
     return tracing.draw(size, len(product), _view(camera), parts, table, _light(NEUTRAL), room)
 
 
@@ -69,15 +69,15 @@ def _view(camera: Camera) -> Table:
 
 
 def _light(light: Light) -> Table:
-    out = np.zeros(tracing.LIGHT_SIZE)
+    out = np.zeros(lighting.LIGHT_SIZE)
     key = _unit(light.key)
     across = _unit(np.cross([0.0, 1.0, 0.0], key))
     vectors = (
         key, light.key_colour, light.sky, light.ground, _unit(light.fill), light.fill_colour,
         _unit(light.rim), light.rim_colour, across, np.cross(key, across), light.dusk,
     )  # fmt: skip
-    out[: tracing.SOFTNESS] = np.concatenate(vectors)
-    out[tracing.SOFTNESS :] = (
+    out[: lighting.SOFTNESS] = np.concatenate(vectors)
+    out[lighting.SOFTNESS :] = (
         light.softness, light.spot, light.exposure, light.vignette, GOBOS.index(light.gobo),
     )  # fmt: skip
     return out

@@ -7,7 +7,8 @@ from typing import Final
 
 import numpy as np
 
-from uniadgen.world.layouts import LAYOUTS, PALETTES
+from uniadgen.world.layouts import LAYOUTS
+from uniadgen.world.palettes import PALETTES
 from uniadgen.world.solids import Colour, Material, Solid, Vector
 
 
@@ -70,7 +71,7 @@ class Scene:
 def camera(rng: np.random.Generator) -> Camera:
     """The standard view with a little jitter; it never depends on the style."""
     return Camera(
-        yaw=float(rng.uniform(-0.07, 0.07)),
+        yaw=float(rng.uniform(-0.06, 0.06)),
         pitch=float(rng.uniform(0.175, 0.225)),
         reach=float(rng.uniform(0.97, 1.04)),
     )
@@ -86,10 +87,10 @@ def _times(colour: Colour, factor: float) -> Vector:
 
 LIGHTINGS: Final[dict[str, Light]] = {
     "daylight": Light(
-        key=_towards(-0.85, 0.85), key_colour=_times((1.0, 0.97, 0.92), 1.75), softness=0.16,
-        sky=(0.62, 0.66, 0.72), ground=(0.34, 0.32, 0.30),
+        key=_towards(-0.85, 0.85), key_colour=_times((1.0, 0.965, 0.91), 2.1), softness=0.16,
+        sky=(0.52, 0.56, 0.62), ground=(0.30, 0.28, 0.26),
         fill=_towards(1.1, 0.25), fill_colour=_times((0.95, 0.97, 1.0), 0.22),
-        rim=_towards(2.5, 0.5), rim_colour=_times((1.0, 1.0, 1.0), 0.35), vignette=0.06, exposure=0.64,
+        rim=_towards(2.5, 0.5), rim_colour=_times((1.0, 1.0, 1.0), 0.35), vignette=0.08, exposure=0.57,
     ),
     "sunset": Light(
         key=_towards(1.05, 0.36), key_colour=_times((1.0, 0.60, 0.28), 3.1), softness=0.05,
@@ -98,11 +99,11 @@ LIGHTINGS: Final[dict[str, Light]] = {
         rim=_towards(2.2, 0.35), rim_colour=_times((1.0, 0.62, 0.30), 0.9), vignette=0.16, exposure=0.56,
     ),
     "studio": Light(
-        key=_towards(0.0, 1.02), key_colour=_times((0.84, 0.93, 1.0), 2.7), softness=0.24,
+        key=_towards(0.0, 1.02), key_colour=_times((0.88, 0.95, 1.0), 2.7), softness=0.24,
         sky=(0.30, 0.36, 0.46), ground=(0.17, 0.19, 0.23),
         fill=_towards(0.5, 0.3), fill_colour=_times((0.7, 0.85, 1.0), 0.30),
         rim=_towards(-2.4, 0.5), rim_colour=_times((0.75, 0.9, 1.0), 0.8),
-        spot=1.25, dusk=(0.32, 0.34, 0.40), vignette=0.38, exposure=0.46,
+        spot=1.35, dusk=(0.36, 0.39, 0.46), vignette=0.38, exposure=0.50,
     ),
 }  # fmt: skip
 

@@ -1,354 +1,30 @@
-"""The compiled heart of the renderer: light on a surface, and one picture's pixels; one thread, no allocation per ray."""
+"""One picture's pixels, compiled: rays through the camera, antialiased edges; one thread, no memory per ray."""
 
-from typing import Final
+from collections.abc import Callable
+from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from uniadgen.world import distances, materials
-from uniadgen.world.distances import FAR, Table, along_ray, around, field, local, march, normal
-from uniadgen.world.materials import noise, ramp, surface
+from uniadgen.world import distances, lighting, materials
+from uniadgen.world.distances import FAR, Table, along_ray, march, normal
+from uniadgen.world.lighting import (
+    EXPOSURE,
+    VIGNETTE,
+    Colour3,
+    part_colour,
+    room_colour,
+    room_hit,
+    room_normal,
+    shade,
+)
+from uniadgen.world.materials import ramp
 
-Colour3 = tuple[float, float, float]
+_MATERIAL = distances.MATERIAL
 
-# Where things stand in the array of light, in numbers from the start.
-KEY: Final = 0
-KEY_COLOUR: Final = 3
-SKY: Final = 6
-GROUND: Final = 9
-FILL: Final = 12
-FILL_COLOUR: Final = 15
-RIM: Final = 18
-RIM_COLOUR: Final = 21
-ACROSS: Final = 24  # the key light's own x axis, then its y axis
-UPWARD: Final = 27
-DUSK: Final = 30
-SOFTNESS: Final = 33
-SPOT: Final = 34
-EXPOSURE: Final = 35
-VIGNETTE: Final = 36
-GOBO: Final = 37
-LIGHT_SIZE: Final = 38
-
-# The array of the room: floor height, wall depth, cove radius, floor material, wall material, 1 if there is a room.
-ROOM_SIZE: Final = 6
-
-_MATERIAL: Final = distances.MATERIAL
-_LONGEST: Final = distances.LONGEST
-_GLOSS: Final = materials.GLOSS
-_METAL: Final = materials.METAL
-_GLOW: Final = materials.GLOW
-_CLEAR: Final = materials.CLEAR
-_PATTERN: Final = materials.PATTERN
-
-_jit = njit(cache=True, nogil=True, error_model="numpy")
-
-
-@_jit
-def _dot(a: Colour3, b: Table, at: int) -> float:
-    return a[0] * b[at] + a[1] * b[at + 1] + a[2] * b[at + 2]
-
-
-@_jit
-def _mirror(d: Colour3, n: Colour3) -> Colour3:
-    k = 2.0 * (d[0] * n[0] + d[1] * n[1] + d[2] * n[2])
-    return d[0] - k * n[0], d[1] - k * n[1], d[2] - k * n[2]
-
-
-@_jit
-def _pool(p: Colour3, light: Table) -> float:
-    """How much of a spot light reaches a point: 1 at the product, 0 far from it."""
-    spot = light[SPOT]
-    if spot <= 0.0:
-        return 1.0
-    u, v = _dot((p[0], p[1] - 0.35, p[2]), light, ACROSS), _dot((p[0], p[1] - 0.35, p[2]), light, UPWARD)
-    q = (u * u + v * v) / (spot * spot)
-    return 1.0 / (1.0 + q * q)
-
-
-@_jit
-def _mask(p: Colour3, light: Table) -> float:
-    """The pattern cut into the key light."""
-    kind = int(light[GOBO])
-    if kind == 0:
-        return 1.0
-    u, v = _dot(p, light, ACROSS), _dot(p, light, UPWARD)
-    if kind == 1:  # window
-        u, v = (u + 0.16 * v) / 0.62 + 0.5, (v - 0.25) / 0.72
-        a, b = abs(u - np.floor(u) - 0.5), abs(v - np.floor(v) - 0.5)
-        inside = ramp(1.6, 1.5, abs(u - 0.5)) * ramp(1.6, 1.5, abs(v))
-        return 0.12 + 0.88 * inside * ramp(0.45, 0.39, a) * ramp(0.46, 0.41, b)
-    if kind == 2:  # blinds
-        w = (v + 0.25 * u) / 0.3
-        return 0.16 + 0.84 * ramp(0.34, 0.24, abs(w - np.floor(w) - 0.5))
-    leaf = noise(2.4 * u + 7.0, 3.4 * v + 0.8 * u, 4.0) * 0.65 + noise(5.5 * u, 6.5 * v - 2.0 * u, 9.0) * 0.35
-    return 0.3 + 0.7 * ramp(0.40, 0.56, leaf)
-
-
-@_jit
-def _shadow(p: Colour3, n: Colour3, parts: Table, light: Table, active: NDArray[np.int64]) -> float:
-    """1 in full key light, 0 in the umbra, smooth between: the nearest miss relative to the distance."""
-    o = (p[0] + 0.006 * n[0], p[1] + 0.006 * n[1], p[2] + 0.006 * n[2])
-    d = (light[KEY], light[KEY + 1], light[KEY + 2])
-    width = light[SOFTNESS]
-    count, start, end = along_ray(o, d, 0, parts.shape[0], width, parts, active)
-    if count == 0:
-        return 1.0
-    t, lit = max(start, 0.008), 1.0
-    for _ in range(44):
-        if t > end or lit < -0.98:
-            break
-        e, _part = field(o[0] + t * d[0], o[1] + t * d[1], o[2] + t * d[2], parts, active, count)
-        lit = min(lit, e / (width * t + 0.004))
-        t += min(max(0.6 * abs(e), 0.012 + 0.015 * t), 0.4)
-    lit = max(lit, -1.0)
-    return 0.25 * (1.0 + lit) * (1.0 + lit) * (2.0 - lit)
-
-
-@_jit
-def _room_distance(p: Colour3, room: Table) -> float:
-    if room[5] == 0.0:
-        return FAR
-    y, z, r = p[1] - room[0], p[2] - room[1], room[2]
-    if y < r and z < r:
-        return r - np.sqrt((r - y) * (r - y) + (r - z) * (r - z))
-    return min(y, z)
-
-
-@_jit
-def _occlusion(
-    p: Colour3, n: Colour3, parts: Table, stuff: Table, room: Table, active: NDArray[np.int64]
-) -> tuple[float, float, float, float]:
-    """Openness of the hemisphere, 0..1, and the colour that the nearby surfaces throw into the closed part."""
-    count = around(p[0] + 0.25 * n[0], p[1] + 0.25 * n[1], p[2] + 0.25 * n[2], 0.55, parts, active)
-    closed, weight, near = 0.0, 1.0, -1
-    for k in range(5):
-        h = 0.02 + 0.028 * k * (k + 1)
-        q = (p[0] + h * n[0], p[1] + h * n[1], p[2] + h * n[2])
-        e, part = field(q[0], q[1], q[2], parts, active, count)
-        if e < 0.8 * h:
-            near = part
-        e = min(e, _room_distance(q, room))
-        closed += weight * max(h - e, 0.0) / h
-        weight *= 0.78
-    open_ = max(1.0 - 0.30 * closed, 0.0)
-    if near < 0:
-        return open_, 0.0, 0.0, 0.0
-    m = int(parts[near, _MATERIAL])
-    return open_, stuff[m, 0], stuff[m, 1], stuff[m, 2]
-
-
-@_jit
-def _environment(d: Colour3, blur: float, light: Table) -> Colour3:
-    """The studio seen in a mirror: dim surroundings, a soft box at the key light, a strip opposite."""
-    up = ramp(-0.35, 0.6, d[1])
-    r = light[GROUND] * (1.0 - up) + light[SKY] * up
-    g = light[GROUND + 1] * (1.0 - up) + light[SKY + 1] * up
-    b = light[GROUND + 2] * (1.0 - up) + light[SKY + 2] * up
-    k = _dot(d, light, KEY)
-    box = 0.0
-    if k > 0.05:
-        u, v = abs(_dot(d, light, ACROSS)) / k, abs(_dot(d, light, UPWARD)) / k
-        box = ramp(0.55 + blur, 0.45 - 0.4 * blur, u) * ramp(0.65 + blur, 0.55 - 0.4 * blur, v) / (1.0 + 4.0 * blur)
-    side = light[KEY] if abs(light[KEY]) > 0.2 else -0.6
-    strip = ramp(0.25 + 0.5 * blur, 0.12 - 0.1 * blur, abs(d[0] + 0.8 * np.sign(side))) * ramp(-0.3, 0.1, d[1])
-    strip *= ramp(-0.5, 0.3, d[2]) / (1.0 + 3.0 * blur)
-    k1, k2 = 1.5 * box, 2.6 * strip
-    return (
-        r + k1 * light[KEY_COLOUR] + k2 * light[FILL_COLOUR],
-        g + k1 * light[KEY_COLOUR + 1] + k2 * light[FILL_COLOUR + 1],
-        b + k1 * light[KEY_COLOUR + 2] + k2 * light[FILL_COLOUR + 2],
-    )
-
-
-@_jit
-def _diffuse(
-    p: Colour3, n: Colour3, lit: float, open_: float, throw: Colour3, stuff: Table, light: Table, room: Table
-) -> Colour3:
-    """Light that arrives at a matt surface."""
-    pool = _pool(p, light)
-    key = max(_dot(n, light, KEY), 0.0) * lit * pool
-    up = 0.5 + 0.5 * n[1]
-    fill = (0.4 + 0.6 * max(_dot(n, light, FILL), 0.0)) * (0.35 + 0.65 * open_) * (0.4 + 0.6 * pool)
-    bounce = 0.0
-    floor = int(room[3])
-    if room[5] > 0.0:
-        bounce = 0.38 * (1.0 - up) * light[KEY + 1] * pool * open_ / (1.0 + max(p[1] - room[0], 0.0))
-    out = (0.0, 0.0, 0.0)
-    shut = 1.0 - open_
-    r, g, b = out
-    for c in range(3):
-        dusk = light[DUSK + c] + (1.0 - light[DUSK + c]) * pool
-        ambient = light[GROUND + c] * (1.0 - up) + light[SKY + c] * up
-        tinted = open_ + 0.55 * shut * throw[c]
-        value = light[KEY_COLOUR + c] * key + ambient * tinted * dusk + light[FILL_COLOUR + c] * fill
-        if bounce > 0.0:
-            value += bounce * light[KEY_COLOUR + c] * stuff[floor, c]
-        if c == 0:
-            r = value
-        elif c == 1:
-            g = value
-        else:
-            b = value
-    return r, g, b
-
-
-@_jit
-def _room_hit(o: Colour3, d: Colour3, room: Table) -> tuple[float, float]:
-    """How far along the ray the room is, and the angle on the cove: 0 the floor, 1 the wall; `FAR` if not at all."""
-    if room[5] == 0.0:
-        return FAR, 0.0
-    floor = (room[0] - o[1]) / d[1] if d[1] < -1e-9 else FAR
-    wall = (room[1] - o[2]) / d[2] if d[2] < -1e-9 else FAR
-    r = room[2]
-    if r <= 0.0:
-        return (floor, 0.0) if floor < wall else (wall, 1.0)
-    if floor < FAR and o[2] + floor * d[2] >= room[1] + r:
-        return floor, 0.0
-    if wall < FAR and o[1] + wall * d[1] >= room[0] + r:
-        return wall, 1.0
-    y, z = o[1] - room[0] - r, o[2] - room[1] - r
-    a, b, c = d[1] * d[1] + d[2] * d[2], y * d[1] + z * d[2], y * y + z * z - r * r
-    root = b * b - a * c
-    if root < 0.0 or a < 1e-12:
-        return FAR, 0.0
-    t = (-b + np.sqrt(root)) / a
-    return (t, min(max(np.arctan2(-(z + t * d[2]), -(y + t * d[1])) / (0.5 * np.pi), 0.0), 1.0)) if t > 0 else (FAR, 0.0)
-
-
-@_jit
-def _room_normal(p: Colour3, round_: float, room: Table) -> Colour3:
-    angle = round_ * 0.5 * np.pi
-    return 0.0, np.cos(angle), np.sin(angle)
-
-
-@_jit
-def _room_colour(p: Colour3, round_: float, stuff: Table, room: Table) -> Colour3:
-    a = surface(stuff, int(room[3]), p[0], p[1], p[2], p[0], 1.0) if round_ < 1.0 else (0.0, 0.0, 0.0)
-    if round_ <= 0.0:
-        return a
-    b = surface(stuff, int(room[4]), p[0], p[1], p[2], p[1], 0.0)
-    k = ramp(0.0, 1.0, round_)
-    return a[0] + k * (b[0] - a[0]), a[1] + k * (b[1] - a[1]), a[2] + k * (b[2] - a[2])
-
-
-@_jit
-def _part_colour(p: Colour3, n: Colour3, i: int, parts: Table, stuff: Table) -> Colour3:
-    x, y, z = local(p[0], p[1], p[2], parts, i)
-    longest = int(parts[i, _LONGEST])
-    along = x if longest == 0 else (y if longest == 1 else z)
-    return surface(stuff, int(parts[i, _MATERIAL]), x, y, z, along, n[1])
-
-
-@_jit
-def _seen(
-    o: Colour3, d: Colour3, blur: float, parts: Table, stuff: Table, light: Table, room: Table, active: NDArray[np.int64]
-) -> Colour3:
-    """What a mirror ray sees, lit without shadows; the studio's environment where it sees nothing."""
-    count, start, end = along_ray(o, d, 0, parts.shape[0], 0.0, parts, active)
-    t, part = march(o, d, max(start, 0.01), end, 40, parts, active, count) if count > 0 else (FAR, -1)
-    wall, round_ = _room_hit(o, d, room)
-    if part < 0 and wall >= 9.0:
-        return _environment(d, blur, light)
-    if t < wall:
-        p = (o[0] + t * d[0], o[1] + t * d[1], o[2] + t * d[2])
-        n = normal(p[0], p[1], p[2], parts, active, count)
-        base = _part_colour(p, n, part, parts, stuff)
-        glow = 1.0 + 2.0 * stuff[int(parts[part, _MATERIAL]), _GLOW]
-    else:
-        p = (o[0] + wall * d[0], o[1] + wall * d[1], o[2] + wall * d[2])
-        n = _room_normal(p, round_, room)
-        base, glow = _room_colour(p, round_, stuff, room), 1.0
-    e = _diffuse(p, n, 0.75, 0.8, base, stuff, light, room)
-    return base[0] * e[0] * glow, base[1] * e[1] * glow, base[2] * e[2] * glow
-
-
-@_jit
-def _glass(
-    p: Colour3, n: Colour3, d: Colour3, base: Colour3, light: Table, stuff: Table, room: Table
-) -> Colour3:
-    """The inside of tinted glass: the room seen through it, bent, and a bright body."""
-    bend = (d[0] - 0.45 * n[0], d[1] - 0.45 * n[1], d[2] - 0.45 * n[2])
-    size = np.sqrt(bend[0] * bend[0] + bend[1] * bend[1] + bend[2] * bend[2])
-    bend = (bend[0] / size, bend[1] / size, bend[2] / size)
-    wall, round_ = _room_hit(p, bend, room)
-    if wall < 9.0:
-        q = (p[0] + wall * bend[0], p[1] + wall * bend[1], p[2] + wall * bend[2])
-        back = _room_colour(q, round_, stuff, room)
-        e = _diffuse(q, _room_normal(q, round_, room), 0.8, 0.9, back, stuff, light, room)
-        back = (back[0] * e[0], back[1] * e[1], back[2] * e[2])
-    else:
-        back = _environment(bend, 0.5, light)
-    ndv = abs(d[0] * n[0] + d[1] * n[1] + d[2] * n[2])
-    dark = 0.55 + 0.45 * ndv
-    return back[0] * base[0] * dark, back[1] * base[1] * dark, back[2] * base[2] * dark
-
-
-@_jit
-def _shade(
-    p: Colour3,
-    n: Colour3,
-    d: Colour3,
-    base: Colour3,
-    m: int,
-    parts: Table,
-    stuff: Table,
-    light: Table,
-    room: Table,
-    active: NDArray[np.int64],
-) -> Colour3:
-    """Linear light from a surface point towards the eye."""
-    key = _dot(n, light, KEY)
-    lit = _shadow(p, n, parts, light, active) * _mask(p, light) if key > 0.0 else 0.0
-    open_, tr, tg, tb = _occlusion(p, n, parts, stuff, room, active)
-    e = _diffuse(p, n, lit, open_, (tr, tg, tb), stuff, light, room)
-    gloss, metal, clear, glow = stuff[m, _GLOSS], stuff[m, _METAL], stuff[m, _CLEAR], stuff[m, _GLOW]
-    ndv = max(-(d[0] * n[0] + d[1] * n[1] + d[2] * n[2]), 0.0)
-    edge = (1.0 - ndv) ** 5
-    body = (base[0] * e[0], base[1] * e[1], base[2] * e[2])
-    if clear > 0.0:
-        inside = _glass(p, n, d, base, light, stuff, room)
-        body = (
-            body[0] + clear * (inside[0] - body[0]),
-            body[1] + clear * (inside[1] - body[1]),
-            body[2] + clear * (inside[2] - body[2]),
-        )
-    blur = 1.0 - gloss
-    mirror = _mirror(d, n)
-    if gloss > 0.55 or (metal > 0.5 and gloss > 0.3):
-        o = (p[0] + 0.01 * n[0], p[1] + 0.01 * n[1], p[2] + 0.01 * n[2])
-        seen = _seen(o, mirror, blur, parts, stuff, light, room, active)
-        soft = _environment(mirror, blur, light)
-        # A traced hit has no blur of its own: mix it with the blurred studio by how rough the surface is.
-        k = 0.75 * blur
-        seen = (seen[0] + k * (soft[0] - seen[0]), seen[1] + k * (soft[1] - seen[1]), seen[2] + k * (soft[2] - seen[2]))
-    else:
-        seen = _environment(mirror, blur, light)
-    hx, hy, hz = light[KEY] - d[0], light[KEY + 1] - d[1], light[KEY + 2] - d[2]
-    half = np.sqrt(hx * hx + hy * hy + hz * hz) + 1e-9
-    ndh = max((hx * n[0] + hy * n[1] + hz * n[2]) / half, 0.0)
-    power = 2.0 ** (3.0 + 6.5 * gloss)
-    shine = gloss * (power + 8.0) / 60.0 * ndh**power * max(key, 0.0) * lit * _pool(p, light)
-    back = (1.0 - ndv) ** 3 * max(_dot(n, light, RIM) + 0.3, 0.0) * open_ * (0.35 + 0.65 * gloss)
-    velvet = 0.35 * (1.0 - ndv) ** 2 if stuff[m, _PATTERN] == 3.0 else 0.0
-    plain = 0.045 * (0.3 + gloss) + 0.75 * gloss * gloss * edge
-    shade = (0.35 + 0.65 * open_) * (0.25 + 0.75 * gloss)
-    r, g, b = 0.0, 0.0, 0.0
-    for c in range(3):
-        f0 = base[c] + (1.0 - base[c]) * edge
-        reflect = metal * f0 * (0.45 + 0.55 * open_) + (1.0 - metal) * plain * shade
-        spark = metal * f0 * 0.5 + (1.0 - metal) * 0.10
-        value = body[c] * (1.0 - 0.92 * metal) * (1.0 + velvet) + seen[c] * reflect
-        value += light[KEY_COLOUR + c] * shine * spark + light[RIM_COLOUR + c] * back * (0.12 + 0.5 * base[c])
-        value += glow * base[c] * (1.15 - 0.35 * edge)
-        if c == 0:
-            r = value
-        elif c == 1:
-            g = value
-        else:
-            b = value
-    return r, g, b
+_jit = njit(nogil=True, error_model="numpy")
 
 
 @_jit
@@ -390,6 +66,26 @@ def _product(
 
 
 @_jit
+def _hit(
+    o: Colour3, d: Colour3, num_product: int, parts: Table, room: Table, active: NDArray[np.int64]
+) -> tuple[float, int, int, float]:
+    """What a ray meets: distance, part (-1 the room, -2 nothing), number of listed parts, angle on the cove.
+
+    A product hit wins over any scene part, so that the product's outline cannot depend on the scene.
+    """
+    t, part, count = _product(o, d, num_product, parts, active)
+    if part >= 0:
+        return t, part, count, 0.0
+    wall, round_ = room_hit(o, d, room)
+    count, start, end = along_ray(o, d, num_product, parts.shape[0], 0.0, parts, active)
+    if count > 0 and start < wall:
+        t, part = march(o, d, start, min(end, wall), 90, parts, active, count)
+    if part < 0:
+        return wall, -1 if wall < FAR else -2, 0, round_
+    return t, part, count, 0.0
+
+
+@_jit
 def _sample(
     u: float,
     v: float,
@@ -401,37 +97,26 @@ def _sample(
     room: Table,
     active: NDArray[np.int64],
 ) -> tuple[float, float, float, int, float]:
-    """One ray through the picture at (u, v) in -1..1: colour, the part hit (-1: the room), and its distance.
-
-    A product hit wins over any scene part, so that the product's outline cannot depend on the scene.
-    """
+    """One ray through the picture at (u, v) in -1..1: colour on film, the part hit as in `_hit`, its distance."""
     o, d = _ray(u, v, view)
-    t, part, count = _product(o, d, num_product, parts, active)
-    round_ = 0.0
-    if part < 0:
-        wall, round_ = _room_hit(o, d, room)
-        count, start, end = along_ray(o, d, num_product, parts.shape[0], 0.0, parts, active)
-        if count > 0 and start < wall:
-            t, part = march(o, d, start, min(end, wall), 90, parts, active, count)
-        if part < 0:
-            if wall >= FAR:
-                return 0.0, 0.0, 0.0, -2, FAR
-            t = wall
+    t, part, count, round_ = _hit(o, d, num_product, parts, room, active)
+    if part == -2:
+        return 0.0, 0.0, 0.0, part, t
     p = (o[0] + t * d[0], o[1] + t * d[1], o[2] + t * d[2])
     if part >= 0:
         n = normal(p[0], p[1], p[2], parts, active, count)
-        base, m = _part_colour(p, n, part, parts, stuff), int(parts[part, _MATERIAL])
+        base, m = part_colour(p, n, part, parts, stuff), int(parts[part, _MATERIAL])
     else:
-        n = _room_normal(p, round_, room)
-        base, m = _room_colour(p, round_, stuff, room), int(room[3]) if round_ < 0.5 else int(room[4])
-    r, g, b = _shade(p, n, d, base, m, parts, stuff, light, room, active)
+        n = room_normal(p, round_, room)
+        base, m = room_colour(p, round_, stuff, room), int(room[3]) if round_ < 0.5 else int(room[4])
+    r, g, b = shade(p, n, d, base, m, parts, stuff, light, room, active)
     k = light[EXPOSURE] * (1.0 - light[VIGNETTE] * ramp(0.55, 1.5, np.sqrt(u * u + v * v)))
     return _film(k * r), _film(k * g), _film(k * b), part, t
 
 
 @_jit
 def _edge_kind(i: int, j: int, num_product: int, pixels: Table, hits: NDArray[np.int64], depth: Table) -> int:
-    """2 beside the product's outline, 1 at another visible edge, 0 inside a surface."""
+    """3 beside the product's outline, 2 where parts meet, 1 at a hard line within a part, 0 elsewhere."""
     size, hit, kind = hits.shape[0], hits[i, j], 0
     here = 0 <= hit < num_product
     for k in range(4):
@@ -439,25 +124,38 @@ def _edge_kind(i: int, j: int, num_product: int, pixels: Table, hits: NDArray[np
         if y < 0 or x < 0 or y >= size or x >= size:
             continue
         if (0 <= hits[y, x] < num_product) != here:
-            return 2
+            return 3
         change, bright = 0.0, 0.1
         for c in range(3):
             change = max(change, abs(pixels[y, x, c] - pixels[i, j, c]))
             bright += 0.5 * (pixels[y, x, c] + pixels[i, j, c])
-        jump = hits[y, x] != hit or abs(depth[y, x] - depth[i, j]) > 0.12
-        if change > (0.03 if jump else 0.1) * bright:
-            kind = 1
+        if hits[y, x] != hit or abs(depth[y, x] - depth[i, j]) > 0.12:
+            kind = 2 if change > 0.03 * bright else kind
+        elif change > 0.2 * bright:
+            kind = max(kind, 1)
     return kind
 
 
 @_jit
-def draw(
+def _twin(i: int, j: int, part: int, t: float, hits: NDArray[np.int64], depth: Table) -> int:
+    """Which of the 3 x 3 pixels around (i, j), counted in rows, already shows this part at this distance, or -1."""
+    size = hits.shape[0]
+    for k in (4, 1, 3, 5, 7, 0, 2, 6, 8):
+        y, x = i + k // 3 - 1, j + k % 3 - 1
+        if 0 <= y < size and 0 <= x < size and hits[y, x] == part and abs(depth[y, x] - t) < 0.12:
+            return k
+    return -1
+
+
+@_jit
+def _draw(
     size: int, num_product: int, view: Table, parts: Table, stuff: Table, light: Table, room: Table
 ) -> NDArray[np.uint8]:
     """A (size, size, 4) picture; its fourth channel is the product's coverage. Without a room, straight alpha.
 
     One ray per pixel, then the edges again. The outline's coverage comes from 4 x 4 rays that meet the product
-    alone; its colour is mixed from up to three rays on either side, other edges' from four and the first.
+    alone; its colour is mixed from up to two rays on either side. Where parts meet, four rays are traced but
+    take their colour from a neighbour that shows the same part; a hard line within a part is shaded four times.
     """
     active = np.empty(max(parts.shape[0], 1), np.int64)
     pixels = np.zeros((size, size, 3))
@@ -479,30 +177,61 @@ def draw(
             colour[:], counts[:], covered = 0.0, 0.0, 0.0
             colour[own, 0], colour[own, 1], colour[own, 2] = pixels[i, j, 0], pixels[i, j, 1], pixels[i, j, 2]
             counts[own] = 1.0
-            rays = 16 if kind == 2 else 4 * kind
-            for k in range(rays):
-                if kind == 2:
+            for k in range((0, 4, 4, 16)[kind]):
+                if kind == 3:
                     n = (7 * k) % 16
                     x, y = (n % 4 + 0.5) / 4.0, (n // 4 + 0.5) / 4.0
                 else:
                     x, y = (0.375, 0.875, 0.125, 0.625)[k], (0.125, 0.375, 0.625, 0.875)[k]
-                u, v, side = (j + x) * step - 1.0, 1.0 - (i + y) * step, own
-                if kind == 2:
-                    o, d = _ray(u, v, view)
+                u, v, side, twin = (j + x) * step - 1.0, 1.0 - (i + y) * step, own, -1
+                o, d = _ray(u, v, view)
+                if kind == 3:
                     _t, part, _count = _product(o, d, num_product, parts, active)
                     side = 1 if part >= 0 else 0
                     covered += side
-                    if counts[side] >= 3.0:
+                    if counts[side] >= 2.0:
                         continue
-                r, g, b, hit, t = _sample(u, v, num_product, view, parts, stuff, light, room, active)
+                elif kind == 2:
+                    t, part, _count, _round = _hit(o, d, num_product, parts, room, active)
+                    twin = _twin(i, j, part, t, hits, depth)
+                if twin >= 0:
+                    row, column = i + twin // 3 - 1, j + twin % 3 - 1
+                    r, g, b = pixels[row, column, 0], pixels[row, column, 1], pixels[row, column, 2]
+                else:
+                    r, g, b, _part, _t = _sample(u, v, num_product, view, parts, stuff, light, room, active)
                 colour[side, 0] += r
                 colour[side, 1] += g
                 colour[side, 2] += b
                 counts[side] += 1.0
-            alpha = covered / 16.0 if kind == 2 else 1.0 * own
+            alpha = covered / 16.0 if kind == 3 else 1.0 * own
             share = alpha if room[5] > 0.0 else 1.0 * (counts[1] > 0.0)
             for c in range(3):
                 value = share * colour[1, c] / max(counts[1], 1.0) + (1.0 - share) * colour[0, c] / max(counts[0], 1.0)
                 out[i, j, c] = round(_screen(value))
             out[i, j, 3] = round(255.0 * alpha)
     return out
+
+
+Draw = Callable[[int, int, Table, Table, Table, Table, Table], NDArray[np.uint8]]
+
+
+def _compiled(sources: int) -> Draw:
+    """`_draw`, kept on disk between runs.
+
+    The cache of numba looks at one source file only and would run old code after a change in another one. A number
+    that the function closes over is part of its key, so the checksum of all the sources goes there.
+    """
+
+    @njit(cache=True, nogil=True, error_model="numpy")
+    def draw(
+        size: int, num_product: int, view: Table, parts: Table, stuff: Table, light: Table, room: Table
+    ) -> NDArray[np.uint8]:
+        assert sources >= 0
+        return _draw(size, num_product, view, parts, stuff, light, room)
+
+    return draw
+
+
+_SOURCES = [Path(name) for name in (distances.__file__, materials.__file__, lighting.__file__, __file__) if name]
+
+draw: Draw = _compiled(crc32(b"".join(path.read_bytes() for path in _SOURCES)))
