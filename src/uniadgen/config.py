@@ -48,7 +48,7 @@ class ModelConfig:
     # vector-quantised pictures (Janus)
     num_codes: int = 16384  # Q
     code_size: int = 8
-    vq_fold: int = 1  # pixels are folded fold x fold into channels before the VQ's convolutions (ours; Janus: 1)
+    vq_patch: int = 0  # 0: Janus' convolutions; else our small patch VQ, with cells of this many pixels (nano)
     vq_channels: int = 128
     vq_multiplier: tuple[int, ...] = (1, 1, 2, 2, 4)
     vq_blocks: int = 2
@@ -79,7 +79,7 @@ class ModelConfig:
     @property
     def downsample(self) -> int:
         """Pixels per image cell, along each side."""
-        return self.vq_fold * 2 ** (len(self.vq_multiplier) - 1)
+        return self.vq_patch or 2 ** (len(self.vq_multiplier) - 1)
 
     def __post_init__(self) -> None:
         _expect(0 < self.keep_rate <= 1, "model.keep_rate", self.keep_rate, "a share in (0, 1]")

@@ -15,10 +15,9 @@ def nano() -> Config:
             intermediate_size=704,
             vocab_size=4096,
             num_codes=2048,
-            vq_fold=3,
-            vq_channels=64,
-            vq_multiplier=(1, 1, 2),
-            vq_blocks=1,
+            vq_patch=12,
+            vq_channels=256,
+            vq_blocks=5,
             vq_latent=64,
             siglip_size=16,
             siglip_layers=1,
@@ -33,7 +32,9 @@ def nano() -> Config:
             preference_heads=4,
             gumbel_scale=0.1,
         ),
-        vq_train=TrainConfig(steps=3000, batch_size=12, learning_rate=1e-3, warmup=50, decay=0.5, sample_every=500),
+        vq_train=TrainConfig(
+            steps=3400, batch_size=12, optimizer="muon", learning_rate=3e-3, warmup=50, decay=0.6, sample_every=500
+        ),
         train=TrainConfig(
             steps=2100, batch_size=16, optimizer="muon", learning_rate=2e-3, warmup=100, decay=0.6, weight_decay=0.05,
             sample_every=200, save_every=100,

@@ -13,7 +13,14 @@ CLAY = Material(colour=(0.75, 0.3, 0.25), gloss=0.4)
 JUG: Solid = fitted(
     (
         Part(shape="lathe", size=(0.5, 0.2, 0.36, 0.34, 0.2, 0.26), hollow=0.03, material=CLAY),
-        Part(shape="torus", size=(0.16, 0.04), at=(0.36, 0.05, 0.0), turn=(1.57, 0.0, 0.0), blend=0.04, material=CLAY),
+        Part(
+            shape="torus",
+            size=(0.16, 0.04),
+            at=(0.36, 0.05, 0.0),
+            turn=(1.57, 0.0, 0.0),
+            blend=0.04,
+            material=CLAY,
+        ),
     )
 )
 

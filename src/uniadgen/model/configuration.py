@@ -17,7 +17,9 @@ class UniAdGenConfig(JanusConfig):
     foreground_config: dict | Dinov2Config | None = None
     tie_word_embeddings: bool = False  # Janus-Pro is untied; transformers' default is not
     pad_token_id: int | None = 0
-    vq_fold: int = 1
+    vq_patch: int = 0
+    vq_size: int = 256
+    vq_blocks: int = 5
     control_every: int = 4
     control_strength: float = 1.0
     keep_rate: float = 0.4
@@ -35,7 +37,8 @@ class UniAdGenConfig(JanusConfig):
 
 # Knobs that mean the same in both configurations.
 _SHARED = (
-    "vq_fold",
+    "vq_patch",
+    "vq_blocks",
     "control_every",
     "control_strength",
     "keep_rate",
@@ -79,11 +82,10 @@ def architecture(config: Config, pad_id: int) -> UniAdGenConfig:
             embed_dim=model.code_size,
             num_embeddings=model.num_codes,
             latent_channels=model.vq_latent,
-            in_channels=3 * model.vq_fold**2,
-            out_channels=3 * model.vq_fold**2,
-            base_channels=model.vq_channels,
-            channel_multiplier=list(model.vq_multiplier),
-            num_res_blocks=model.vq_blocks,
+            # With a patch VQ, Janus' convolutions are replaced: they are built as small as can be.
+            base_channels=32 if model.vq_patch else model.vq_channels,
+            channel_multiplier=[1] if model.vq_patch else list(model.vq_multiplier),
+            num_res_blocks=1 if model.vq_patch else model.vq_blocks,
             projection_dim=model.hidden_size,
             image_token_embed_dim=model.hidden_size,
         ),
@@ -96,6 +98,7 @@ def architecture(config: Config, pad_id: int) -> UniAdGenConfig:
             patch_size=14,
         ),
         pad_token_id=pad_id,
+        vq_size=model.vq_channels,
         **{name: getattr(model, name) for name in _SHARED},
         max_click_words=data.click_words,
         max_click_cells=config.click_cells,

@@ -35,6 +35,7 @@ class UniAdGenForConditionalGeneration(JanusForConditionalGeneration):
 
     def __init__(self, config: UniAdGenConfig) -> None:
         super().__init__(config)
+        vq.use_patches(self.model.vqmodel, config)
         self.foreground = Foreground(config)
         self.preference = Preference(config)
         hook_control(self.model.language_model.layers, config.control_every)
@@ -113,11 +114,11 @@ class UniAdGenForConditionalGeneration(JanusForConditionalGeneration):
 
     def encode_pictures(self, pixels: Float[Tensor, "B 3 H W"]) -> Int[Tensor, "B K"]:
         """Pictures in [-1, 1] of any size -> codes."""
-        return vq.encode(self.model.vqmodel, pixels, self.config.vq_fold)
+        return vq.encode(self.model.vqmodel, pixels)
 
     def decode_pictures(self, codes: Int[Tensor, "B K"]) -> Float[Tensor, "B 3 H W"]:
         """Codes -> pictures in [-1, 1]."""
-        return vq.decode(self.model.vqmodel, codes, self.config.vq_fold).clamp(-1, 1)
+        return vq.decode(self.model.vqmodel, codes).clamp(-1, 1)
 
 
 def _mean_loss(logits: Tensor, targets: Tensor) -> Tensor:

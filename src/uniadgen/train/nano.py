@@ -77,14 +77,13 @@ def _tokenizer(config: Config, folder: Path) -> PreTrainedTokenizerBase:
 
 def _train_vq(config: Config, model: UniAdGenForConditionalGeneration, stock: Stock, folder: Path) -> vq.VQTrainer:
     assert config.vq_train is not None
-    trainer = vq.VQTrainer(model.config.vq_config, config.model.vq_fold)
+    trainer = vq.VQTrainer(model.config)
     batches = PictureBatches(stock.pictures, config)
 
     def sample(step: int) -> None:
         with torch.no_grad():
             pixels = to_pixels(stock.pictures[:: max(len(stock.pictures) // 16, 1)][:16])
-            fold = config.model.vq_fold
-            painted = vq.decode(trainer.vq, vq.encode(trainer.vq, pixels, fold), fold)
+            painted = vq.decode(trainer.vq, vq.encode(trainer.vq, pixels))
             _grid([*to_pictures(pixels), *to_pictures(painted)], 16).save(folder / f"sample-{step:06d}.png")
 
     train(trainer, batches.batch, config.vq_train, folder, what="VQ", sample=sample)

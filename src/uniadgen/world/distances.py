@@ -54,7 +54,10 @@ def row(part: Part, group: int, material: int) -> Table:
         out[RADIUS] = float(np.max(local_high))
     out[RADIUS] += 1e-4
     out[LONGEST] = int(np.argmax(local_high - local_low))
-    out[MIDDLE : MIDDLE + 3], out[HALF : HALF + 3] = (local_low + local_high) / 2, (local_high - local_low) / 2
+    out[MIDDLE : MIDDLE + 3], out[HALF : HALF + 3] = (
+        (local_low + local_high) / 2,
+        (local_high - local_low) / 2,
+    )
     if part.shape == "lathe":
         steps = np.abs(np.diff(part.size[1:])) * (len(part.size) - 2) / (2 * part.size[0])
         out[SLOPE] = float(steps.max())
@@ -215,9 +218,7 @@ def part_distance(px: float, py: float, pz: float, parts: Table, i: int) -> floa
 
 
 @njit(nogil=True, error_model="numpy")
-def field(
-    px: float, py: float, pz: float, parts: Table, active: NDArray[np.int64], count: int
-) -> tuple[float, int]:
+def field(px: float, py: float, pz: float, parts: Table, active: NDArray[np.int64], count: int) -> tuple[float, int]:
     """Signed distance to the listed parts (in order, solid by solid) and the part that is nearest, or -1."""
     total, total_part, d, part, group = FAR, -1, FAR, -1, -1.0
     for k in range(count):
@@ -317,9 +318,7 @@ def _in_box(px: float, py: float, pz: float, slack: float, parts: Table, i: int)
 
 
 @njit(nogil=True, error_model="numpy")
-def around(
-    px: float, py: float, pz: float, reach: float, parts: Table, active: NDArray[np.int64]
-) -> int:
+def around(px: float, py: float, pz: float, reach: float, parts: Table, active: NDArray[np.int64]) -> int:
     """List the parts within `reach` of a point."""
     count = 0
     for i in range(parts.shape[0]):
@@ -343,7 +342,7 @@ def march(
     count: int,
 ) -> tuple[float, int]:
     """Sphere tracing: how far along the ray the listed parts are hit and which part, or (`FAR`, -1)."""
-    t = start
+    t, e, part = start, FAR, -1
     for _ in range(steps):
         e, part = field(o[0] + t * d[0], o[1] + t * d[1], o[2] + t * d[2], parts, active, count)
         if e < 0.0004 + 0.0001 * t:

@@ -241,7 +241,9 @@ def room_hit(o: Colour3, d: Colour3, room: Table) -> tuple[float, float]:
     if root < 0.0 or a < 1e-12:
         return FAR, 0.0
     t = (-b + np.sqrt(root)) / a
-    return (t, min(max(np.arctan2(-(z + t * d[2]), -(y + t * d[1])) / (0.5 * np.pi), 0.0), 1.0)) if t > 0 else (FAR, 0.0)
+    return (
+        (t, min(max(np.arctan2(-(z + t * d[2]), -(y + t * d[1])) / (0.5 * np.pi), 0.0), 1.0)) if t > 0 else (FAR, 0.0)
+    )
 
 
 @_jit
@@ -270,7 +272,14 @@ def part_colour(p: Colour3, n: Colour3, i: int, parts: Table, stuff: Table) -> C
 
 @_jit
 def _seen(
-    o: Colour3, d: Colour3, blur: float, parts: Table, stuff: Table, light: Table, room: Table, active: NDArray[np.int64]
+    o: Colour3,
+    d: Colour3,
+    blur: float,
+    parts: Table,
+    stuff: Table,
+    light: Table,
+    room: Table,
+    active: NDArray[np.int64],
 ) -> Colour3:
     """What a mirror ray sees, lit without shadows; the studio's environment where it sees nothing."""
     count, start, end = along_ray(o, d, 0, parts.shape[0], 0.0, parts, active)
@@ -292,9 +301,7 @@ def _seen(
 
 
 @_jit
-def _glass(
-    p: Colour3, n: Colour3, d: Colour3, base: Colour3, light: Table, stuff: Table, room: Table
-) -> Colour3:
+def _glass(p: Colour3, n: Colour3, d: Colour3, base: Colour3, light: Table, stuff: Table, room: Table) -> Colour3:
     """The inside of tinted glass: the room seen through it, bent, and a bright body."""
     bend = (d[0] - 0.45 * n[0], d[1] - 0.45 * n[1], d[2] - 0.45 * n[2])
     size = np.sqrt(bend[0] * bend[0] + bend[1] * bend[1] + bend[2] * bend[2])
@@ -349,7 +356,11 @@ def shade(
         soft = _environment(mirror, blur, light)
         # A traced hit has no blur of its own: mix it with the blurred studio by how rough the surface is.
         k = 0.75 * blur
-        seen = (seen[0] + k * (soft[0] - seen[0]), seen[1] + k * (soft[1] - seen[1]), seen[2] + k * (soft[2] - seen[2]))
+        seen = (
+            seen[0] + k * (soft[0] - seen[0]),
+            seen[1] + k * (soft[1] - seen[1]),
+            seen[2] + k * (soft[2] - seen[2]),
+        )
     else:
         seen = _environment(mirror, blur, light)
     hx, hy, hz = light[KEY] - d[0], light[KEY + 1] - d[1], light[KEY + 2] - d[2]

@@ -1,9 +1,9 @@
-"""The ten palettes of the studio: wall, floor, stage and two accents that belong together, far from one another."""
+"""The ten palettes of the studio, far from one another in colour, and the materials that sets are built from."""
 
 from dataclasses import dataclass
 from typing import Final
 
-from uniadgen.world.solids import Colour
+from uniadgen.world.solids import Colour, Material
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,3 +60,38 @@ PALETTES: Final[dict[str, Palette]] = {
         accent2=(1.00, 0.99, 0.97),
     ),
 }  # fmt: skip
+
+
+def mixed(one: Colour, other: Colour, share: float) -> Colour:
+    """The colour `share` of the way from one to the other."""
+    a, b, c = ((1 - share) * x + share * y for x, y in zip(one, other, strict=True))
+    return a, b, c
+
+
+def matt(colour: Colour, gloss: float = 0.12) -> Material:
+    """A plain painted surface."""
+    return Material(colour=colour, gloss=gloss)
+
+
+def metal(palette: Palette, gloss: float = 0.75) -> Material:
+    """The palette's metal."""
+    return Material(colour=palette.metal, metal=1.0, gloss=gloss)
+
+
+def wood(colour: Colour, scale: float = 0.07, brown: float = 0.45) -> Material:
+    """Wood stained with a colour; `brown` is how much of the wood's own shows through."""
+    return Material(
+        colour=mixed(colour, (0.80, 0.60, 0.40), brown), accent=mixed(colour, (0.50, 0.31, 0.18), 0.15 + brown),
+        pattern="wood", scale=scale, gloss=0.25,
+    )  # fmt: skip
+
+
+def planks(colour: Colour) -> Material:
+    """A floor of boards with a tint of the colour."""
+    base = mixed(colour, (0.80, 0.60, 0.40), 0.25)
+    return Material(colour=base, accent=mixed(base, (0.42, 0.26, 0.15), 0.42), pattern="planks", scale=0.3, gloss=0.3)
+
+
+def marble(colour: Colour, vein: Colour, scale: float = 0.55) -> Material:
+    """Polished stone with veins."""
+    return Material(colour=colour, accent=mixed(colour, vein, 0.5), pattern="marble", scale=scale, gloss=0.5)

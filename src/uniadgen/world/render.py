@@ -34,7 +34,13 @@ def render(product: Solid, scene: Scene, size: int = 144) -> Rendering:
     table = materials.rows(stuff)
     table[len(product) :, materials.SHIFT] += scene.shift
     pixels = tracing.draw(
-        size, len(product), _view(scene.camera), parts, table, _light(scene.light), _room(scene.room, len(stuff))
+        size,
+        len(product),
+        _view(scene.camera),
+        parts,
+        table,
+        _light(scene.light),
+        _room(scene.room, len(stuff)),
     )
     return Rendering(pixels[..., :3], pixels[..., 3])
 
@@ -84,9 +90,7 @@ def _light(light: Light) -> Table:
 
 
 def _room(room: Room, num_materials: int) -> Table:
-    return np.array(
-        [room.floor_height, room.wall_depth, room.cove, num_materials - 2, num_materials - 1, 1.0]
-    )
+    return np.array([room.floor_height, room.wall_depth, room.cove, num_materials - 2, num_materials - 1, 1.0])
 
 
 def _unit(vector: object) -> NDArray[np.float64]:

@@ -36,7 +36,16 @@ SHAPES: Final[dict[str, tuple[str, ...]]] = {
     # A box whose top is `top` times its bottom (0 < top; 1 is a box, 0.3 nearly a pyramid).
     "taper": ("half x at the bottom", "half y", "half z at the bottom", "top"),
     # A turned body, axis y: 2 to 7 radii at equally spaced heights from the bottom to the top, joined smoothly.
-    "lathe": ("half height", "radius 1", "radius 2", "radius 3", "radius 4", "radius 5", "radius 6", "radius 7"),
+    "lathe": (
+        "half height",
+        "radius 1",
+        "radius 2",
+        "radius 3",
+        "radius 4",
+        "radius 5",
+        "radius 6",
+        "radius 7",
+    ),
     # A hanging sheet in the xy plane, wavy along x.
     "curtain": ("half x", "half y", "thickness", "depth of a wave", "wave length"),
     # A slab standing on y = 0 whose upper edge rolls like hills; phase shifts the hills along x.

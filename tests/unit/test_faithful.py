@@ -1,0 +1,125 @@
+"""A text kept to the selling points: whatever is sampled, only whole pieces can come out."""
+
+import numpy as np
+import pytest
+
+from uniadgen.config import GenerateConfig
+from uniadgen.data.batch import collate
+from uniadgen.engine.faithful import Speller, Vocabulary
+from uniadgen.engine.reference import Decoder
+
+END = 99
+POINTS, CONNECTORS = ((1, 2, 3), (1, 2), (4,)), ((7,), (8, 9))
+
+
+@pytest.fixture
+def speller() -> Speller:
+    return Speller(Vocabulary(POINTS, CONNECTORS, END))
+
+
+def is_made_of(tokens: tuple[int, ...], pieces) -> bool:
+    """Can the tokens be cut into pieces?"""
+    return not tokens or any(tokens[: len(p)] == p and is_made_of(tokens[len(p) :], pieces) for p in pieces)
+
+
+def random_text(speller: Speller, rng: np.random.Generator, most: int = 200) -> tuple[int, ...]:
+    text: list[int] = []
+    while len(text) < most:
+        token = int(rng.choice(speller.allowed()))
+        if token == END:
+            return tuple(text)
+        speller.push(token)
+        text.append(token)
+    raise AssertionError("the text never ended")
+
+
+def test_every_text_is_a_chain_of_whole_pieces() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        text = random_text(Speller(Vocabulary(POINTS, CONNECTORS, END)), rng)
+        assert is_made_of(text, POINTS + CONNECTORS), text
+
+
+def test_a_text_says_at_least_one_selling_point() -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(300):
+        text = random_text(Speller(Vocabulary(POINTS, CONNECTORS, END)), rng)
+        assert {1, 4} & set(text), text
+
+
+def test_at_the_start_any_piece_may_begin_and_nothing_may_end(speller: Speller) -> None:
+    assert speller.allowed() == [1, 4, 7, 8]
+
+
+def test_a_connecting_word_alone_is_not_yet_a_text(speller: Speller) -> None:
+    speller.push(7)
+    assert END not in speller.allowed()
+
+
+def test_within_a_piece_only_the_piece_goes_on(speller: Speller) -> None:
+    speller.push(8)
+    assert speller.allowed() == [9]
+
+
+def test_a_piece_that_is_the_beginning_of_another_may_end_or_go_on(speller: Speller) -> None:
+    speller.push(1)
+    assert speller.allowed() == [2]
+    speller.push(2)
+    assert speller.allowed() == [1, 3, 4, 7, 8, END]
+    speller.push(3)
+    assert speller.allowed() == [1, 4, 7, 8, END]
+
+
+def test_pieces_are_spelt_with_the_tokenizers_own_tokens(tokenizer) -> None:
+    vocabulary = Vocabulary.of(tokenizer, ("kitchen mug", "礼盒包装"), ("and", ","), END)
+    assert {tokenizer.decode(list(piece)).strip() for piece in vocabulary.points} == {"kitchen mug", "礼盒包装"}
+    assert {tokenizer.decode(list(piece)).strip() for piece in vocabulary.connectors} == {"and", ","}
+
+
+@pytest.fixture
+def texts_of(model, layout, make_row):
+    """Texts of 20 seeds about the same two selling points."""
+
+    def make(max_words: int, points=("kitchen mug", "dishwasher safe")) -> list[str]:
+        config = GenerateConfig(guidance=1.0, max_words=max_words, connecting_words=("and", "with", ",", "!"))
+        row = make_row(0, 1, target=False)
+        decoder = Decoder(model, layout, config, range(20), [points] * 20)
+        *_, last = decoder.run(collate([row] * 20, layout.pad_id))
+        return [layout.tokenizer.decode(list(words)).strip() for words in last.words]
+
+    return make
+
+
+def pieces_left(text: str, *pieces: str) -> str:
+    for piece in pieces:
+        text = text.replace(piece, " ")
+    return text.strip()
+
+
+def test_an_untrained_model_cannot_say_anything_else(texts_of) -> None:
+    texts = texts_of(60)
+    assert len(set(texts)) > 10
+    for text in texts:
+        assert pieces_left(text, "kitchen mug", "dishwasher safe", "and", "with", ",", "!") == "", text
+        assert "kitchen mug" in text or "dishwasher safe" in text
+
+
+def test_a_text_that_reaches_its_length_ends_with_a_whole_piece(texts_of) -> None:
+    for text in texts_of(7):
+        assert pieces_left(text, "kitchen mug", "dishwasher safe", "and", "with", ",", "!") == "", text
+
+
+def test_words_do_not_run_into_each_other(texts_of) -> None:
+    for text in texts_of(60):
+        words = text.replace(",", " ").replace("!", " ").split()
+        assert set(words) <= {"kitchen", "mug", "dishwasher", "safe", "and", "with"}, text
+
+
+def test_points_of_every_request_are_its_own(model, layout, make_row) -> None:
+    config = GenerateConfig(guidance=1.0, max_words=20, connecting_words=("and",))
+    row = make_row(0, 1, target=False)
+    decoder = Decoder(model, layout, config, [0, 1], [("kitchen mug",), ("gift box",)])
+    *_, last = decoder.run(collate([row, row], layout.pad_id))
+    one, other = (layout.tokenizer.decode(list(words)) for words in last.words)
+    assert "mug" in one and "box" not in one
+    assert "box" in other and "mug" not in other

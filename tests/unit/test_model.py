@@ -1,0 +1,151 @@
+"""The joint loss (Eq. 2 to 4): who learns from it, who does not, and that rows of a batch do not meet."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from uniadgen.config import override
+from uniadgen.data.batch import Batch, Row, collate
+from uniadgen.data.prompt import Layout
+from uniadgen.model import weights
+
+# Part of Janus' checkpoint, or of DINOv2's, and not of our path.
+NOT_OURS = ("model.vision_model.", "model.aligner.", "foreground.dinov2.embeddings.mask_token")
+FROZEN = ("model.vqmodel.",)
+
+
+@pytest.fixture
+def batch(make_row: Callable[..., Row], layout: Layout) -> Batch:
+    """Rows with 3, 0 and 1 clicks."""
+    return collate([make_row(0, 3), make_row(1, 0), make_row(2, 1)], layout.pad_id)
+
+
+def learns(name: str) -> bool:
+    return not name.startswith((*NOT_OURS, *FROZEN))
+
+
+@pytest.mark.parametrize("which", ["fresh_model", "model"])
+def test_every_parameter_that_is_to_learn_gets_a_gradient(which: str, batch: Batch, request) -> None:
+    """Also in the first step, where some parts are zero: hard choices and zeros are where gradients silently die."""
+    model = request.getfixturevalue(which).train()
+    model.config.condition_dropout = 0.0
+    model.loss(batch, torch.Generator().manual_seed(0)).total.backward()
+    dead = [
+        name
+        for name, parameter in model.named_parameters()
+        if learns(name) and (parameter.grad is None or not parameter.grad.abs().max() > 0)
+    ]
+    assert dead == []
+
+
+def test_the_frozen_vq_gets_no_gradient(model, batch: Batch) -> None:
+    model.train().loss(batch, torch.Generator().manual_seed(0)).total.backward()
+    assert all(p.grad is None for p in model.model.vqmodel.parameters())
+
+
+def test_parts_of_the_checkpoint_off_our_path_are_known(model, batch: Batch) -> None:
+    """What gets no gradient is exactly the list above, so that nothing else can slip into it."""
+    model.train().loss(batch, torch.Generator().manual_seed(0)).total.backward()
+    without = {name for name, parameter in model.named_parameters() if parameter.grad is None}
+    assert all(not learns(name) for name in without)
+    for prefix in (*NOT_OURS, *FROZEN):
+        assert any(name.startswith(prefix) for name in without), prefix
+
+
+def test_the_loss_is_the_cross_entropy_of_the_next_word_and_of_the_next_code(model, batch: Batch) -> None:
+    control = model.spread_control(model.foreground(batch.cutout), batch.image_loss)
+    hidden = model.decode(model.embed(batch), batch.attend, batch.position, control)
+    following = batch.ids.roll(-1, dims=1)
+    words, codes = batch.text_loss, batch.image_loss
+    losses = model.loss(batch)
+    torch.testing.assert_close(losses.text, F.cross_entropy(model.lm_head(hidden[words]), following[words]))
+    torch.testing.assert_close(losses.image, F.cross_entropy(model.model.generation_head(hidden[codes]), following[codes]))
+
+
+def test_a_rows_loss_does_not_depend_on_its_neighbours(model, make_row: Callable[..., Row], layout: Layout) -> None:
+    rows = [make_row(0, 3), make_row(1, 0), make_row(2, 1), make_row(3, 4)]
+    batch = collate(rows, layout.pad_id)
+    together = model.loss(batch)
+    alone = [model.loss(collate([row], layout.pad_id)) for row in rows]
+    for part, positions in (("text", batch.text_loss), ("image", batch.image_loss)):
+        weight = positions.sum(-1) / positions.sum()
+        expected = sum(w * getattr(losses, part) for w, losses in zip(weight, alone, strict=True))
+        torch.testing.assert_close(getattr(together, part), expected, atol=1e-5, rtol=0)
+
+
+def test_hidden_states_of_a_row_do_not_depend_on_its_neighbours(model, make_row, layout: Layout) -> None:
+    rows = [make_row(0, 3), make_row(1, 0), make_row(2, 1)]
+
+    def states(rows: list[Row]) -> list[torch.Tensor]:
+        batch = collate(rows, layout.pad_id)
+        control = model.spread_control(model.foreground(batch.cutout), batch.image_loss)
+        hidden = model.decode(model.embed(batch), batch.attend, batch.position, control)
+        return [row[attend] for row, attend in zip(hidden, batch.attend, strict=True)]
+
+    for together, row in zip(states(rows), rows, strict=True):
+        torch.testing.assert_close(together, states([row])[0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("modality", ["text", "image"])
+def test_a_model_of_one_modality_learns_that_one_alone(
+    modality: str, tiny_config, tokenizer, make_row: Callable[..., Row]
+) -> None:
+    model, layout = weights.build(override(tiny_config, {"data.modality": modality}), tokenizer)
+    batch = collate([make_row(0, 2, using=layout), make_row(1, 0, using=layout)], layout.pad_id)
+    losses = model.train().loss(batch, torch.Generator().manual_seed(0))
+    assert getattr(losses, modality) > 0
+    assert getattr(losses, {"text": "image", "image": "text"}[modality]) == 0
+    losses.total.backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_weights_of_the_two_losses_are_the_configs(model, batch: Batch) -> None:
+    model.config.text_weight, model.config.image_weight = 0.3, 2.0
+    losses = model.loss(batch)
+    torch.testing.assert_close(losses.total, 0.3 * losses.text + 2.0 * losses.image)
+
+
+def test_the_loss_of_a_step_depends_on_its_generator_alone(model, batch: Batch) -> None:
+    model.train()
+    model.config.condition_dropout = 0.5
+    once, again, other = (model.loss(batch, torch.Generator().manual_seed(seed)).total for seed in (0, 0, 1))
+    assert once == again
+    assert once != other
+
+
+def test_there_is_no_chance_in_the_loss_outside_training(model, batch: Batch) -> None:
+    assert len({model.loss(batch, torch.Generator().manual_seed(seed)).total.item() for seed in range(3)}) == 1
+
+
+def test_a_dropped_condition_is_a_row_without_product(model, batch: Batch) -> None:
+    model.train()
+    model.config.condition_dropout = 1.0
+    losses = model.loss(batch, torch.Generator().manual_seed(0))
+    other = Batch(**{**vars(batch), "cutout": torch.rand_like(batch.cutout)})
+    assert model.loss(other, torch.Generator().manual_seed(0)).total == losses.total
+
+
+def test_another_product_picture_changes_the_picture_and_not_the_text(model, batch: Batch) -> None:
+    other = Batch(**{**vars(batch), "cutout": torch.rand_like(batch.cutout)})
+    one, two = model.loss(batch), model.loss(other)
+    assert one.text == two.text
+    assert one.image != two.image
+
+
+def test_another_history_changes_text_and_picture_of_its_row_alone(model, batch: Batch) -> None:
+    codes = batch.click_codes.clone()
+    codes[0] = (codes[0] + 1) % 64
+    other = Batch(**{**vars(batch), "click_codes": codes})
+    states = lambda batch: model.decode(model.embed(batch), batch.attend, batch.position)  # noqa: E731
+    change = (states(batch) - states(other)).abs().amax(-1)
+    assert change[0, batch.text_loss[0]].min() > 1e-5
+    assert (change[1:] == 0).all()
+
+
+def test_a_batch_of_shoppers_without_clicks_can_be_learnt(model, make_row: Callable[..., Row], layout: Layout) -> None:
+    batch = collate([make_row(0, 0), make_row(1, 0)], layout.pad_id)
+    losses = model.train().loss(batch, torch.Generator().manual_seed(0))
+    losses.total.backward()
+    assert losses.total.isfinite()
