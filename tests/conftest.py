@@ -6,14 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 from PIL import Image, ImageDraw
 
-# Every annotation is checked at every call in every test. AdWorld is left out: it handles no tensors, and numba
-# compiles its functions. The package itself is not named either, for its name stands for all that is below it.
+# Every annotation is checked at every call in every test. AdWorld is left out: it handles no tensors, and numba compiles
+# its functions. So is the configuration: transformers has its own checks there, and the two do not go together.
 PACKAGE = Path(find_spec("uniadgen").origin).parent
-HOOKED = [f"uniadgen.{path.stem}" for path in sorted(PACKAGE.iterdir()) if path.stem not in ("world", "__init__")]
-install_import_hook(HOOKED, "beartype.beartype")
+MODULES = [".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in sorted(PACKAGE.rglob("*.py"))]
+UNHOOKED = ("uniadgen.world.", "uniadgen.model.configuration")
+# Packages are not named: a package's name stands for all that is below it.
+HOOKED = [name for name in MODULES if not name.startswith(UNHOOKED) and not name.endswith("__init__")]
+checked = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, as Python's typing has it
+install_import_hook(HOOKED, f"{__name__}.checked")
 
 import torch  # noqa: E402
 from transformers import PreTrainedTokenizerBase  # noqa: E402
@@ -31,8 +36,9 @@ torch.set_num_threads(1)
 
 # nano's own architecture, shrunk: 4 x 4 cells to paint, 2 x 2 cells of every clicked picture.
 TINY = {
-    "data.image_size": 24,
-    "data.click_size": 12,
+    "model.vq_patch": 8,
+    "data.image_size": 32,
+    "data.click_size": 16,
     "data.num_clicks": 4,
     "model.hidden_size": 64,
     "model.num_layers": 4,
@@ -40,8 +46,9 @@ TINY = {
     "model.intermediate_size": 128,
     "model.vocab_size": 1024,
     "model.num_codes": 64,
-    "model.vq_multiplier": (1, 1),
     "model.vq_channels": 32,
+    "model.vq_blocks": 1,
+    "model.vq_latent": 16,
     "model.foreground_size": 48,
     "vq_train.steps": 4,
     "vq_train.batch_size": 4,

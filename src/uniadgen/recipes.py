@@ -36,7 +36,7 @@ def nano() -> Config:
             steps=3400, batch_size=12, optimizer="muon", learning_rate=3e-3, warmup=50, decay=0.6, sample_every=500
         ),
         train=TrainConfig(
-            steps=2100, batch_size=16, optimizer="muon", learning_rate=2e-3, warmup=100, decay=0.6, weight_decay=0.05,
+            steps=2000, batch_size=8, optimizer="muon", learning_rate=2e-3, warmup=30, decay=0.6, weight_decay=0.05,
             sample_every=200, save_every=100,
         ),
         generate=GenerateConfig(

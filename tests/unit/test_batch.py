@@ -88,4 +88,4 @@ def test_a_batch_moves_as_a_whole(batch: Batch) -> None:
 def test_shapes_that_do_not_fit_are_refused(batch: Batch) -> None:
     """The hook of conftest.py is at work: without it a wrong shape would pass."""
     with pytest.raises(TypeError):
-        Batch(**{**vars(batch), "cutout": torch.zeros(3, 3, 24, 24)})
+        Batch(**{**vars(batch), "cutout": torch.zeros(3, 3, 32, 32)})

@@ -43,6 +43,11 @@ def test_several_fields_change_together() -> None:
     assert (config.train.steps, config.data.num_clicks, config.train.seed) == (5, 2, 1)
 
 
+def test_fields_that_only_fit_together_change_together() -> None:
+    changes = {"data.image_size": "100", "data.click_size": "40", "model.vq_patch": "20"}
+    assert override(nano(), changes).cells == 25
+
+
 def test_recipes_change_fields_by_keyword() -> None:
     assert replace_in(nano(), data__num_clicks=0, name="no_history").data.num_clicks == 0
 
@@ -149,7 +154,7 @@ def test_pictures_must_be_made_of_whole_cells() -> None:
         "generate.text_top_k=-1",
         "generate.guidance=inf",
         "model.num_heads=0",
-        "model.vq_fold=0",
+        "model.vq_patch=6",
         "model.num_layers=1",
         "model.control_every=0",
         "world.num_variants=0",

@@ -98,7 +98,7 @@ def test_a_history_that_is_not_there_is_named_with_its_form(tmp_path: Path) -> N
 
 
 def test_an_endless_history_is_refused_before_its_pictures_are_read(history) -> None:
-    with pytest.raises(ValueError, match=r"10,001 clicks, expected at most 10,000: keep the most recent"):
+    with pytest.raises(ValueError, match=r"10001 clicks, expected at most 10,000: keep the most recent"):
         read_history(history([GOOD] * (MAX_CLICKS + 1)))
 
 

@@ -9,7 +9,7 @@ from uniadgen.model import weights
 from uniadgen.model.foreground import drop_rows
 
 
-def cutouts(num: int, side: int = 24) -> torch.Tensor:
+def cutouts(num: int, side: int = 32) -> torch.Tensor:
     pixels = torch.rand(num, 4, side, side, generator=torch.Generator().manual_seed(0))
     pixels[:, :3] *= pixels[:, 3:]
     return pixels
@@ -35,8 +35,8 @@ def test_the_picture_may_be_of_another_size(model, tiny_config) -> None:
 
 def test_a_cell_is_about_its_own_place_most_of_all(model) -> None:
     """Row by row: what changes in a corner of the picture changes the control of that corner's cell the most."""
-    pixels = cutouts(1)
-    for corner, rows, columns in ((0, slice(0, 6), slice(0, 6)), (3, slice(0, 6), slice(18, 24)), (12, slice(18, 24), slice(0, 6))):
+    pixels, first, last = cutouts(1), slice(0, 8), slice(24, 32)
+    for corner, rows, columns in ((0, first, first), (3, first, last), (12, last, first)):
         changed = pixels.clone()
         changed[:, :, rows, columns] = 1 - changed[:, :, rows, columns]
         difference = (model.foreground(changed) - model.foreground(pixels)).norm(dim=-1)[0]
@@ -52,7 +52,7 @@ def test_the_model_sees_the_alpha(model) -> None:
 
 def test_a_pretrained_encoder_of_three_channels_sees_the_product_on_white(tiny_config, tokenizer) -> None:
     model, _ = weights.build(override(tiny_config, {"model.foreground_channels": 3}), tokenizer)
-    nothing, white = torch.zeros(1, 4, 24, 24), torch.ones(1, 4, 24, 24)
+    nothing, white = torch.zeros(1, 4, 32, 32), torch.ones(1, 4, 32, 32)
     model.eval()
     torch.testing.assert_close(model.foreground(nothing), model.foreground(white))
 

@@ -10,29 +10,32 @@ from uniadgen.model import vq
 from uniadgen.model.configuration import architecture
 from uniadgen.model.vq import VQTrainer
 
-FOLD = 3
+# Janus' own convolutions, with cells of the same 8 pixels as the patch VQ of the tiny model.
+JANUS = {"model.vq_patch": 0, "model.vq_multiplier": (1, 1, 1, 1)}
 
 
-@pytest.fixture
-def trainer(tiny_config, layout) -> VQTrainer:
+@pytest.fixture(params=["patches", "convolutions"])
+def trainer(request, tiny_config, layout) -> VQTrainer:
+    """A fresh VQ of either kind."""
+    config = tiny_config if request.param == "patches" else override(tiny_config, JANUS)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return VQTrainer(architecture(tiny_config, layout.pad_id).vq_config, FOLD)
+        return VQTrainer(architecture(config, layout.pad_id))
 
 
 @pytest.fixture
-def codec(model):
-    return model.model.vqmodel
+def codec(trainer: VQTrainer):
+    return trainer.vq.eval()
 
 
-def pictures(num: int, side: int = 24, seed: int = 0) -> torch.Tensor:
+def pictures(num: int, side: int = 32, seed: int = 0) -> torch.Tensor:
     return torch.rand(num, 3, side, side, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
 @torch.no_grad()
 def test_a_code_is_the_nearest_of_the_normalised_codebook(codec) -> None:
-    codes = vq.encode(codec, pictures(3), FOLD)
-    latents = codec.quant_conv(codec.encoder(F.pixel_unshuffle(pictures(3), FOLD))).numpy()
+    codes = vq.encode(codec, pictures(3))
+    latents = codec.quant_conv(codec.encoder(pictures(3))).numpy()
     book = codec.quantize.embedding.weight.numpy()
     unit = lambda v: v / np.linalg.norm(v)  # noqa: E731
     for b in range(3):
@@ -44,19 +47,19 @@ def test_a_code_is_the_nearest_of_the_normalised_codebook(codec) -> None:
 
 @torch.no_grad()
 def test_the_length_of_a_code_means_nothing(codec) -> None:
-    before = vq.encode(codec, pictures(2), FOLD)
-    painted = vq.decode(codec, before, FOLD)
+    before = vq.encode(codec, pictures(2))
+    painted = vq.decode(codec, before)
     codec.quantize.embedding.weight.mul_(torch.linspace(0.1, 9, 64)[:, None])
-    assert torch.equal(vq.encode(codec, pictures(2), FOLD), before)
-    torch.testing.assert_close(vq.decode(codec, before, FOLD), painted)
+    assert torch.equal(vq.encode(codec, pictures(2)), before)
+    torch.testing.assert_close(vq.decode(codec, before), painted)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("side", [12, 24, 48])
+@pytest.mark.parametrize("side", [16, 32, 64])
 def test_a_picture_of_any_size_comes_back_in_its_size(codec, side: int) -> None:
-    codes = vq.encode(codec, pictures(2, side), FOLD)
-    assert codes.shape == (2, (side // 6) ** 2)
-    assert vq.decode(codec, codes, FOLD).shape == (2, 3, side, side)
+    codes = vq.encode(codec, pictures(2, side))
+    assert codes.shape == (2, (side // 8) ** 2)
+    assert vq.decode(codec, codes).shape == (2, 3, side, side)
 
 
 @torch.no_grad()
@@ -69,16 +72,17 @@ def test_codes_run_row_by_row(codec) -> None:
 @torch.no_grad()
 def test_codes_that_are_no_square_are_refused(codec) -> None:
     with pytest.raises(ValueError, match="got 15 codes, expected a square"):
-        vq.decode(codec, torch.zeros(1, 15, dtype=torch.long), FOLD)
+        vq.decode(codec, torch.zeros(1, 15, dtype=torch.long))
 
 
 @torch.no_grad()
-def test_janus_own_quantiser_without_folding_is_read_alike(tiny_config, layout) -> None:
-    config = override(tiny_config, {"model.vq_fold": 1, "data.image_size": 8, "data.click_size": 4})
-    plain = VQTrainer(architecture(config, layout.pad_id).vq_config, 1).vq
-    codes = vq.encode(plain, pictures(2, 8), 1)
-    assert codes.shape == (2, 16)
-    assert vq.decode(plain, codes, 1).shape == (2, 3, 8, 8)
+def test_a_patch_means_the_same_in_pictures_of_any_size(tiny_config, layout) -> None:
+    """A click is coded as if it were a corner of a large picture: a code says the same in both."""
+    codec = VQTrainer(architecture(tiny_config, layout.pad_id)).vq
+    large = pictures(1, 96)
+    whole = vq.encode(codec, large).view(12, 12)
+    part = vq.encode(codec, large[:, :, :64, :64]).view(8, 8)
+    assert torch.equal(whole[:5, :5], part[:5, :5])  # two blocks look two cells around
 
 
 def past_warm_up(trainer: VQTrainer) -> None:
@@ -118,7 +122,7 @@ def test_dead_codes_are_moved_onto_latents_of_the_batch(trainer: VQTrainer) -> N
     trainer.loss(pictures(4), torch.Generator().manual_seed(0))
     moved = (book != before).any(-1).nonzero().flatten().tolist()
     assert moved == [3, 8, 40]
-    latents = trainer.vq.quant_conv(trainer.vq.encoder(F.pixel_unshuffle(pictures(4), FOLD)))
+    latents = trainer.vq.quant_conv(trainer.vq.encoder(pictures(4)))
     latents = F.normalize(latents, dim=1).permute(0, 2, 3, 1).flatten(0, 2)
     assert (torch.cdist(book[moved], latents).min(-1).values < 1e-4).all()
 

@@ -13,7 +13,6 @@ from PIL import Image
 
 from uniadgen.config import WorldConfig
 from uniadgen.records import Click, Example, Product
-from uniadgen.world.catalogue import Creative
 from uniadgen.world.render import Rendering, cutout, render
 from uniadgen.world.scenes import Scene, Style, scene
 from uniadgen.world.shoppers import Noise, Shop, Visit
@@ -61,18 +60,18 @@ def cutout_of(shop: Shop, picture_id: int, size: int) -> NDArray[np.uint8]:
 def example_of(shop: Shop, visit: Visit, size: int, cutout_size: int) -> Example:
     """A visit with its pictures rendered: the request, and the click that really happened as the target."""
     language = visit.shopper.language
-    target = shop.creative(visit.target)
-    clicks = (_click(shop, shop.creative(i), language, size) for i in visit.history.creative_ids)
+    target, *history = (shop.creative(i) for i in (visit.target, *visit.history.creative_ids))
+    pictures = {  # a shopper comes back to some pictures: each is rendered once
+        picture_id: Image.fromarray(picture_of(shop, picture_id, size).picture)
+        for picture_id in {creative.picture_id for creative in (target, *history)}
+    }
     product = Product(
         Image.fromarray(cutout_of(shop, target.picture_id, cutout_size)),
         target.product.description(language),
         target.product.selling_points(language),
     )
-    return Example(product, tuple(clicks), _click(shop, target, language, size))
-
-
-def _click(shop: Shop, creative: Creative, language: str, size: int) -> Click:
-    return Click(Image.fromarray(picture_of(shop, creative.picture_id, size).picture), creative.text(language))
+    shown, *clicks = (Click(pictures[c.picture_id], c.text(language)) for c in (target, *history))
+    return Example(product, tuple(clicks), shown)
 
 
 def all_texts(shop: Shop) -> Iterator[str]:

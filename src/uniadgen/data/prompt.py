@@ -15,14 +15,11 @@ SPECIAL_TOKENS = ("<text>", "</text>", "<image>", "</image>", "<text_ph>", "<ima
 # Paper section 4.3.2 and appendix 11: diverse templates; every one holds the text to the selling points.
 TEMPLATES = {
     "en": (
-        "Product: {description} Selling points: {points}. Write an ad text with words of the selling points only, "
-        "then paint the ad.",
-        "Here is a product. {description} It offers: {points}. Make an ad, text first, then picture; "
-        "say nothing but these selling points.",
-        "[Description] {description} [Selling points] {points}. Advertise it: the text must keep to [Selling points], "
-        "the picture shows the product.",
-        "Task: an ad text and an ad picture. Facts allowed in the text: {points}. What it is: {description}",
-        "{description} Sell it with a text built from these points alone: {points}. Then show it in a picture.",
+        "Product: {description} Selling points: {points}. Write an ad text with these words only, then paint it.",
+        "{description} It offers: {points}. Make an ad, text first, then picture; say nothing else.",
+        "[Description] {description} [Selling points] {points}. Advertise it; the text keeps to [Selling points].",
+        "Task: an ad. Facts allowed in its text: {points}. What it is: {description}",
+        "{description} Sell it with a text of these points alone: {points}. Then show it.",
     ),
     "zh": (
         "商品：{description}卖点：{points}。请只用卖点中的词写一句广告文案，再画一张广告图。",
@@ -32,7 +29,7 @@ TEMPLATES = {
 }
 # Paper section 4.4.2: the style constraint at the end, left out when there is no history.
 STYLE = {
-    "en": " Follow the text style <text_ph> and the image style <image_ph>.",
+    "en": " Text style <text_ph>, image style <image_ph>.",
     "zh": "文案风格参照<text_ph>，图片风格参照<image_ph>。",
 }
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")

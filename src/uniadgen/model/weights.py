@@ -30,7 +30,10 @@ def save(folder: Path, model: UniAdGenForConditionalGeneration, layout: Layout, 
     partial.mkdir(parents=True)
     try:
         tensors = {name: tensor.to(dtype).contiguous() for name, tensor in model.state_dict().items()}
-        save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
+        try:
+            save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
+        except SafetensorError as error:  # how safetensors reports a disk that is full
+            raise OSError(f"{partial / WEIGHTS} could not be written, is the disk full? ({error})") from error
         model.config.save_pretrained(partial)
         layout.tokenizer.save_pretrained(partial)
         layout.config.save(partial / RECIPE)

@@ -80,11 +80,17 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 def save(model: nn.Module, optimizers: Sequence[Optimizer], folder: Path, step: int) -> None:
     """Writes the checkpoint beside the old one and then renames it: a kill leaves one of the two, whole."""
     partial = folder / f"{CHECKPOINT}.partial"
-    with partial.open("wb") as file:
-        torch.save({"step": step, "model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, folder / CHECKPOINT)
+    state = {"step": step, "model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}
+    try:
+        with partial.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, folder / CHECKPOINT)
+    except RuntimeError as error:  # how torch reports a disk that is full
+        raise OSError(f"{partial} could not be written, is the disk full? ({error})") from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def resume(model: nn.Module, optimizers: Sequence[Optimizer], folder: Path) -> int:

@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,9 @@ def _start_codes(model: UniAdGenForConditionalGeneration) -> None:
         model.model.generation_embeddings.weight.copy_(codebook)
 
 
+WINDOW = 8  # steps whose rows are sorted by length together
+
+
 class PictureBatches:
     """Batches for the VQ: pictures as painted; in every fourth batch the sizes in which clicks are shown."""
 
@@ -158,9 +162,20 @@ class AdWorldRows:
         self.sampler = SAMPLERS[config.data.sampler]
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step: shoppers in order of number, each met once (or in turn, where they are limited)."""
+        """The batch of a step, a pure function of it: every shopper is met once (or in turn, where they are limited).
+
+        The rows of `WINDOW` steps are sorted by length before they are dealt out, so that little is padding.
+        """
+        window, place = divmod(step, WINDOW)
+        order = np.random.default_rng([self.config.train.seed, window]).permutation(WINDOW)
         size = self.config.train.batch_size
-        return collate([self.row(step * size + i) for i in range(size)], self.layout.pad_id)
+        start = int(order[place]) * size
+        return collate(self._window(window)[start : start + size], self.layout.pad_id)
+
+    @lru_cache(maxsize=1)  # noqa: B019  one window, which dies with these rows
+    def _window(self, window: int) -> list[Row]:
+        size = WINDOW * self.config.train.batch_size
+        return sorted((self.row(window * size + i) for i in range(size)), key=lambda row: len(row.ids))
 
     def row(self, number: int, *, with_history: bool = True, with_target: bool = True) -> Row:
         """One row; template, sampled clicks and history dropout are drawn from its number."""

@@ -1,0 +1,276 @@
+"""The training loop: killed and restarted it gives the bits of a run that never stopped."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from uniadgen.config import TrainConfig
+from uniadgen.data.batch import collate
+from uniadgen.train.loop import CHECKPOINT, learning_rate, train
+
+CONFIG = TrainConfig(steps=12, batch_size=2, learning_rate=1e-2, warmup=3, decay=0.5, save_every=4, sample_every=5)
+
+
+class Loss(NamedTuple):
+    total: Tensor
+    other: Tensor
+
+
+class Toy(nn.Module):
+    """Anything with .loss(batch, generator): a hidden layer, a frozen one, and noise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.layer, self.frozen = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.frozen.requires_grad_(False)
+
+    def loss(self, batch: Tensor, generator: torch.Generator) -> Loss:
+        noise = torch.rand(batch.shape, generator=generator)
+        error = (self.frozen(self.layer(batch + noise)) - batch).pow(2).mean()
+        return Loss(error, error.detach() * 2)
+
+
+def batches(step: int) -> Tensor:
+    return torch.randn(2, 4, generator=torch.Generator().manual_seed(step))
+
+
+def run(folder: Path, config: TrainConfig = CONFIG, batches=batches, **options) -> Toy:
+    toy = Toy()
+    train(toy, batches, config, folder, what="toy", **options)
+    return toy
+
+
+def lines(folder: Path) -> list[dict]:
+    """The metrics without the time that a step took."""
+    read = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in read]
+
+
+def same_bits(one: Path, other: Path) -> bool:
+    """Model and optimizers."""
+    states = [torch.load(folder / CHECKPOINT, weights_only=True) for folder in (one, other)]
+    leaves = [torch.utils._pytree.tree_leaves(state) for state in states]
+    equal = (torch.equal(a, b) if isinstance(a, Tensor) else a == b for a, b in zip(*leaves, strict=True))
+    return all(equal)
+
+
+def dies(at: int):
+    """Batches that run out of luck at a step."""
+
+    def call(step: int) -> Tensor:
+        if step == at:
+            raise KeyboardInterrupt
+        return batches(step)
+
+    return call
+
+
+# resuming
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+sys.path.insert(0, {here!r})
+from test_loop import CONFIG, batches, run
+
+def deadly(step):
+    if step == 10:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return batches(step)
+
+run(Path({folder!r}), CONFIG, deadly)
+"""
+
+
+def test_a_run_that_was_killed_goes_on_to_the_bits_of_one_that_was_not(tmp_path: Path) -> None:
+    script = KILLED.format(here=str(Path(__file__).parent), folder=str(tmp_path / "killed"))
+    killed = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert [line["step"] for line in lines(tmp_path / "killed")] == list(range(10))  # two steps past the checkpoint
+    run(tmp_path / "killed")
+    run(tmp_path / "whole")
+    assert same_bits(tmp_path / "killed", tmp_path / "whole")
+    assert lines(tmp_path / "killed") == lines(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("at", [0, 3, 4, 5, 11])
+def test_a_run_may_stop_at_any_step(tmp_path: Path, at: int, optimizer: str) -> None:
+    config = replace(CONFIG, optimizer=optimizer)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "stopped", config, dies(at))
+    run(tmp_path / "stopped", config)
+    run(tmp_path / "whole", config)
+    assert same_bits(tmp_path / "stopped", tmp_path / "whole")
+    assert lines(tmp_path / "stopped") == lines(tmp_path / "whole")
+
+
+def test_a_line_that_was_being_written_at_the_kill_is_written_again(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "stopped", batches=dies(9))
+    with (tmp_path / "stopped" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 9, "tot')
+    run(tmp_path / "stopped")
+    run(tmp_path / "whole")
+    assert lines(tmp_path / "stopped") == lines(tmp_path / "whole")
+
+
+def test_a_checkpoint_that_was_being_written_at_the_kill_is_ignored(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "stopped", batches=dies(9))
+    (tmp_path / "stopped" / f"{CHECKPOINT}.partial").write_bytes(b"half of it")
+    run(tmp_path / "stopped")
+    run(tmp_path / "whole")
+    assert same_bits(tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
+    first = run(tmp_path)
+    before = (tmp_path / "metrics.jsonl").read_text()
+    again = run(tmp_path, batches=dies(0))
+    assert (tmp_path / "metrics.jsonl").read_text() == before
+    assert torch.equal(first.layer.weight, again.layer.weight)
+
+
+def test_the_tiny_model_itself_goes_on_to_the_bits(fresh_model, make_row, layout, tmp_path: Path) -> None:
+    """Preference noise, condition dropout, autocast and Muon included."""
+    config = replace(CONFIG, steps=4, save_every=2, optimizer="muon")
+    rows = lambda step: collate([make_row(2 * step, 2), make_row(2 * step + 1, 0)], layout.pad_id)  # noqa: E731
+    start = {name: tensor.clone() for name, tensor in fresh_model.state_dict().items()}
+
+    def stopped(step: int):
+        if step == 3:
+            raise KeyboardInterrupt
+        return rows(step)
+
+    train(fresh_model, rows, config, tmp_path / "whole", what="model")
+    fresh_model.load_state_dict(start)
+    with pytest.raises(KeyboardInterrupt):
+        train(fresh_model, stopped, config, tmp_path / "stopped", what="model")
+    fresh_model.load_state_dict(start)
+    train(fresh_model, rows, config, tmp_path / "stopped", what="model")
+    assert same_bits(tmp_path / "stopped", tmp_path / "whole")
+    assert lines(tmp_path / "stopped") == lines(tmp_path / "whole")
+
+
+# what a step does
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_every_parameter_is_trained_once_and_frozen_ones_are_not(tmp_path: Path, optimizer: str) -> None:
+    toy, before = run(tmp_path, replace(CONFIG, optimizer=optimizer)), Toy()
+    assert not torch.equal(toy.layer.weight, before.layer.weight)
+    assert not torch.equal(toy.layer.bias, before.layer.bias)
+    assert torch.equal(toy.frozen.weight, before.frozen.weight)
+    state = torch.load(tmp_path / CHECKPOINT, weights_only=True)
+    assert sum(len(group["params"]) for o in state["optimizers"] for group in o["param_groups"]) == 2
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_all_that_is_to_learn_of_the_model_moves_in_a_step(fresh_model, make_row, layout, tmp_path: Path, optimizer) -> None:
+    before = {name: parameter.detach().clone() for name, parameter in fresh_model.named_parameters()}
+    batch = collate([make_row(0, 3), make_row(1, 0)], layout.pad_id)
+    config = replace(CONFIG, steps=2, warmup=0, decay=0.0, optimizer=optimizer)
+    train(fresh_model, lambda step: batch, config, tmp_path, what="model")
+    still = {name for name, parameter in fresh_model.named_parameters() if torch.equal(before[name], parameter)}
+    assert all(name.startswith(("model.vqmodel.", "model.vision_model.", "model.aligner.", "foreground.dinov2.embeddings.mask_token")) for name in still), still
+    assert {name for name in before if name.startswith("model.vqmodel.")} <= still
+
+
+def test_matrices_decay_and_vectors_do_not(tmp_path: Path) -> None:
+    run(tmp_path, replace(CONFIG, weight_decay=0.25))
+    (state,) = torch.load(tmp_path / CHECKPOINT, weights_only=True)["optimizers"]
+    assert sorted(group["weight_decay"] for group in state["param_groups"]) == [0.0, 0.25]
+
+
+def test_every_step_is_logged_with_its_losses_norm_and_rate(tmp_path: Path) -> None:
+    run(tmp_path)
+    logged = lines(tmp_path)
+    assert [line["step"] for line in logged] == list(range(12))
+    assert all(line.keys() == {"step", "total", "other", "norm", "rate"} for line in logged)
+    assert [line["rate"] for line in logged] == [learning_rate(CONFIG, step) for step in range(12)]
+    assert logged[-1]["total"] < logged[0]["total"]
+
+
+def test_samples_are_drawn_now_and_then_and_at_the_end(tmp_path: Path) -> None:
+    sampled = []
+    run(tmp_path, sample=sampled.append)
+    assert sampled == [5, 10, 12]
+
+
+def test_a_sample_is_drawn_from_a_model_at_rest(tmp_path: Path) -> None:
+    toy, modes = Toy(), []
+    train(toy, batches, CONFIG, tmp_path, what="toy", sample=lambda step: modes.append(toy.training))
+    assert modes == [False] * 3
+    assert not toy.training
+
+
+def test_gradients_are_clipped(tmp_path: Path) -> None:
+    class Steep(Toy):
+        def loss(self, batch: Tensor, generator: torch.Generator) -> Loss:
+            loss = super().loss(batch, generator)
+            return Loss(loss.total * 1e6, loss.other)
+
+    config = replace(CONFIG, steps=1, warmup=0, decay=0.0, clip=1e-9, learning_rate=1.0, weight_decay=0.0)
+    toy = Steep()
+    train(toy, batches, config, tmp_path, what="toy")
+    assert lines(tmp_path)[0]["norm"] > 1e3  # logged as it was
+    # AdamW divides by the gradient's size plus 1e-8: of a gradient clipped to 1e-9 little is left.
+    assert (toy.layer.weight - Toy().layer.weight).abs().max() < 0.2
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_at_once(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="non-finite"):
+        run(tmp_path, batches=lambda step: batches(step) * (float("nan") if step == 2 else 1))
+    assert [line["step"] for line in lines(tmp_path)] == [0, 1]
+
+
+# the rate
+
+
+def test_the_rate_rises_stays_and_falls() -> None:
+    config = TrainConfig(steps=100, learning_rate=1.0, warmup=10, decay=0.2)
+    rates = [learning_rate(config, step) for step in range(100)]
+    assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert rates[9:81] == pytest.approx([1.0] * 72)
+    assert rates[80:] == pytest.approx([(100 - step) / 20 for step in range(80, 100)])
+    assert min(rates) > 0
+
+
+def test_without_warm_up_and_decay_the_rate_is_constant() -> None:
+    config = TrainConfig(steps=100, learning_rate=0.3, warmup=0, decay=0.0)
+    assert {learning_rate(config, step) for step in range(100)} == {0.3}
+
+
+def test_a_short_run_rises_and_falls_at_once() -> None:
+    config = TrainConfig(steps=4, learning_rate=1.0, warmup=10, decay=1.0)
+    assert all(0 < learning_rate(config, step) <= 0.4 for step in range(4))
+
+
+def test_training_seeds_no_global_generator(tmp_path: Path) -> None:
+    state = torch.get_rng_state()
+    run(tmp_path)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_another_seed_draws_other_noise(tmp_path: Path) -> None:
+    one, other = run(tmp_path / "0"), run(tmp_path / "1", replace(CONFIG, seed=1))
+    assert not torch.equal(one.layer.weight, other.layer.weight)
+
+
+def test_the_checkpoint_is_the_only_file_that_is_left_of_a_save(tmp_path: Path) -> None:
+    run(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == [CHECKPOINT, "metrics.jsonl"]
