@@ -33,7 +33,9 @@ def plainly(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*args, **kwargs)
         except (ValueError, OSError) as error:
-            name = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+            name = (
+                f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+            )
             print(f"uniadgen: {' '.join(name.split())}", file=sys.stderr)
             raise typer.Exit(2) from None
 
@@ -41,7 +43,8 @@ def plainly(command: Callable[..., None]) -> Callable[..., None]:
 
 
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="Change any knob of the recipe, e.g. --set train.steps=50. Repeatable.")
+    list[str] | None,
+    typer.Option("--set", help="Change any knob of the recipe, e.g. --set train.steps=50. Repeatable."),
 ]
 Out = Annotated[Path, typer.Option(help="Where to write. PNG, WebP or JPEG.")]
 
@@ -82,15 +85,17 @@ def generate(
     generator = AdGenerator.from_pretrained(model)
     for number in range(num_images):
         path = out if num_images == 1 else out.with_name(f"{out.stem}-{seed + number}{out.suffix}")
+        ad = None
         with progress_bar("ad", 1) as bar:
             for update in generator.stream(wanted, clicks, seed=seed + number, guidance=guidance):
                 bar.advance(update.text, by=int(update.done))
-        ad = update.ad
+                ad = update.ad
         assert ad is not None, "the last update carries the ad"
         files.save_picture(path, ad.picture)
         record = {"text": ad.text, **ad.record}
         files.write_whole(
-            path.with_suffix(".json"), lambda p, r=record: p.write_text(json.dumps(r, indent=2, ensure_ascii=False) + "\n")
+            path.with_suffix(".json"),
+            lambda p, r=record: p.write_text(json.dumps(r, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"),
         )
         print(f"{ad.text}\n{path}")
 

@@ -87,7 +87,9 @@ class ModelConfig:
         _expect(0 <= dropout <= 1, "model.condition_dropout", dropout, "a share in [0, 1]")
         for name in ("hidden_size", "foreground_size"):
             heads = self.num_heads if name == "hidden_size" else self.foreground_heads
-            _expect(getattr(self, name) % heads == 0, f"model.{name}", getattr(self, name), f"a multiple of {heads} heads")
+            _expect(
+                getattr(self, name) % heads == 0, f"model.{name}", getattr(self, name), f"a multiple of {heads} heads"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +134,10 @@ class GenerateConfig:
 
     def __post_init__(self) -> None:
         _expect(
-            self.leave_out in ("history", "product", "both"), "generate.leave_out", self.leave_out, "history, product or both"
+            self.leave_out in ("history", "product", "both"),
+            "generate.leave_out",
+            self.leave_out,
+            "history, product or both",
         )
         _expect(self.guidance >= 1, "generate.guidance", self.guidance, "1 (off) or more")
         _expect(self.temperature >= 0, "generate.temperature", self.temperature, "0 (greedy) or more")
@@ -226,7 +231,9 @@ def _replace(node: Any, path: str, names: list[str], value: Any) -> Any:
             raise ValueError(f"unknown setting {path!r}: {names[0]!r} has no fields here")
         return dataclasses.replace(node, **{names[0]: _replace(old, path, names[1:], value)})
     if dataclasses.is_dataclass(old):
-        raise ValueError(f"{path!r} is a group, expected one of its fields: {path}.{dataclasses.fields(old)[0].name}, ...")
+        raise ValueError(
+            f"{path!r} is a group, expected one of its fields: {path}.{dataclasses.fields(old)[0].name}, ..."
+        )
     return dataclasses.replace(node, **{names[0]: _read(value, old, path)})
 
 
@@ -250,7 +257,7 @@ def nearest(name: str, known: list[str]) -> str:
     return f"{hint} (known: {', '.join(sorted(known))})"
 
 
-def _build(kind: type, values: Any, where: str) -> Any:
+def _build(kind: Any, values: Any, where: str) -> Any:
     hints = get_type_hints(kind)
     names = {f.name for f in dataclasses.fields(kind)}
     if set(values) != names:
@@ -258,7 +265,9 @@ def _build(kind: type, values: Any, where: str) -> Any:
         raise ValueError(f"{where}: the fields {wrong} are missing or unknown: this file belongs to another version")
     built = {}
     for name, value in values.items():
-        inner = next((t for t in (hints[name], *getattr(hints[name], "__args__", ())) if dataclasses.is_dataclass(t)), None)
+        inner = next(
+            (t for t in (hints[name], *getattr(hints[name], "__args__", ())) if dataclasses.is_dataclass(t)), None
+        )
         if isinstance(value, dict) and inner is not None:
             value = _build(inner, value, f"{where}: {name}")
         built[name] = tuple(value) if isinstance(value, list) else value

@@ -102,7 +102,8 @@ def _write(pen: ImageDraw.ImageDraw, at: tuple[int, int], text: str, width: int)
 def render_page(samples: Sequence[Sample], seed: int) -> str:
     """The demo as one self-contained page."""
     rows = "\n".join(_row(sample) for sample in samples)
-    return _PAGE.replace("{rows}", rows).replace("{seed}", str(seed))
+    page = Path(__file__).with_name("demo_page.html").read_text(encoding="utf-8")
+    return page.replace("{rows}", rows).replace("{seed}", str(seed))
 
 
 def _row(sample: Sample) -> str:
@@ -112,15 +113,21 @@ def _row(sample: Sample) -> str:
         for index, click in enumerate(sample.example.clicks)
     )
     points = "".join(f"<li>{html.escape(point)}</li>" for point in product.selling_points)
+    articles = (
+        _article("Product", product.cutout, product.description, f"<ul>{points}</ul>"),
+        _article("Without history", sample.without.picture, sample.without.text),
+        _article("With history", sample.with_history.picture, sample.with_history.text, kind="best"),
+    )
     return f"""<section>
 <h2>Shopper {sample.shopper}</h2>
 <div class="history" aria-label="click history">{clicks}</div>
-<div class="ads">
-<article><h3>Product</h3>{_img(product.cutout, "the product")}<p>{html.escape(product.description)}</p><ul>{points}</ul></article>
-<article><h3>Without history</h3>{_img(sample.without.picture, sample.without.text)}<p>{html.escape(sample.without.text)}</p></article>
-<article class="best"><h3>With history</h3>{_img(sample.with_history.picture, sample.with_history.text)}
-<p>{html.escape(sample.with_history.text)}</p></article>
-</div></section>"""
+<div class="ads">{"".join(articles)}</div>
+</section>"""
+
+
+def _article(title: str, picture: Image.Image, text: str, more: str = "", kind: str = "") -> str:
+    said = html.escape(text)
+    return f'<article class="{kind}"><h3>{title}</h3>{_img(picture, text)}<p>{said}</p>{more}</article>'
 
 
 def _img(picture: Image.Image, alt: str) -> str:
@@ -128,28 +135,3 @@ def _img(picture: Image.Image, alt: str) -> str:
     picture.save(data, "WEBP", quality=92)
     source = base64.b64encode(data.getvalue()).decode()
     return f'<img src="data:image/webp;base64,{source}" alt="{html.escape(alt)}" title="{html.escape(alt)}">'
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>uniadgen demo</title>
-<style>
-:root { color-scheme: light dark; --ink: #1d1d1f; --faint: #6e6e73; --paper: #fbfbfd; --card: #fff; --line: #e2e2e7; --best: #0a66c2; }
-@media (prefers-color-scheme: dark) { :root { --ink: #f5f5f7; --faint: #a1a1a6; --paper: #161617; --card: #222224; --line: #3a3a3d; --best: #66b0ff; } }
-* { box-sizing: border-box; } body { margin: 0 auto; max-width: 1080px; padding: 32px 20px; background: var(--paper); color: var(--ink); font: 16px/1.45 system-ui, sans-serif; }
-h1 { margin: 0; font-size: 28px; letter-spacing: -.02em; } h2 { font-size: 18px; margin: 0 0 12px; } h3 { font-size: 13px; margin: 0 0 8px; color: var(--faint); font-weight: 600; }
-header p { color: var(--faint); max-width: 68ch; } section { margin: 28px 0; padding: 20px; background: var(--card); border: 1px solid var(--line); border-radius: 16px; }
-.history { display: grid; grid-template-columns: repeat(auto-fill, minmax(56px, 1fr)); gap: 6px; margin-bottom: 20px; } .history figure { margin: 0; }
-.history img { width: 100%; border-radius: 6px; display: block; } .unseen img { opacity: .35; } .shown img { outline: 2px solid var(--best); outline-offset: 1px; }
-.ads { display: grid; grid-template-columns: repeat(auto-fit, minmax(260px, 1fr)); gap: 20px; } article img { width: 100%; border-radius: 12px; display: block; background: #f1f1f4; }
-article p { margin: 10px 2px 0; } .best h3 { color: var(--best); } ul { margin: 8px 0 0; padding: 0; display: flex; flex-wrap: wrap; gap: 4px; list-style: none; }
-li { font-size: 12px; padding: 2px 8px; border: 1px solid var(--line); border-radius: 99px; color: var(--faint); }
-</style></head><body>
-<header><h1>One model writes the text and paints the picture</h1>
-<p>Four shoppers of AdWorld, a synthetic shop; products and shoppers were never seen in training. Outlined clicks were shown to the
-model (product similarity sampling), pale ones were not. Both ads of a shopper use the same seed ({seed}).
-The text may use nothing but the product's selling points; the product's own pixels are pasted back.</p></header>
-{rows}
-<footer><p style="color: var(--faint)">Made by uniadgen with the shipped nano model. All pictures are synthetic or AI-generated.</p></footer>
-</body></html>
-"""

@@ -15,15 +15,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.table import Table
 
-from uniadgen.config import WorldConfig
+from uniadgen.config import WorldConfig, replace_in
 from uniadgen.data import cutout
 from uniadgen.data.adworld import example_of, picture_of, shop_of
+from uniadgen.data.prompt import Layout
 from uniadgen.pipeline import AdGenerator, to_pixels
 from uniadgen.records import Ad, Example
 from uniadgen.train.log import progress_bar
 from uniadgen.world.scenes import NUM_STYLES, Style
 from uniadgen.world.shoppers import Shop, Taste
-from uniadgen.world.words import KIND_OF, parse
+from uniadgen.world.words import KIND_OF, Parsed, parse
 
 JUDGE_SIDE = 48  # px at which backgrounds are compared: small camera jitter no longer matters
 JUDGE_JITTERS = 2  # renderings of every style that the judge knows
@@ -66,13 +67,15 @@ def evaluate_in_world(name: str, num_requests: int, seed: int, sheet: Path | Non
     judge = StyleJudge(shop_of(world, held_out=True))
     seeds = [seed + i for i in range(num_requests)]
     blank = [replace(request.example, clicks=()) for request in requests]
-    with progress_bar("ads", 2 * num_requests) as bar:
-        known = _make(generator, [r.example for r in requests], seeds, bar)
+    asked = [request.example for request in requests]
+    with progress_bar("ads", 3 * num_requests) as bar:
+        known = _make(generator, asked, seeds, bar)
         unknown = _make(generator, blank, seeds, bar)
+        unbound = _make(_unbound_writer(generator), asked, seeds, bar)
     measures = [
         *_vq(generator, requests),
         *_style(judge, requests, known, unknown),
-        *_words(requests, known, unknown),
+        *_words(requests, known, unknown, unbound),
         *_pasted(requests, known),
         *_replay(generator, requests, known, seeds),
     ]
@@ -102,6 +105,12 @@ def _request(world: WorldConfig, shopper_id: int, side: int) -> Request:
     example = example_of(shop, visit, side, 3 * side)
     assert example.target is not None
     return Request(example, visit.shopper.tastes[visit.department], visit.shopper.language, example.target.picture)
+
+
+def _unbound_writer(generator: AdGenerator) -> AdGenerator:
+    """The same model writing texts only, held to the selling points by nothing but what it has learnt."""
+    config = replace_in(generator.config, data__modality="text", generate__connecting_words=())
+    return AdGenerator(generator.model, Layout(generator.layout.tokenizer, config), config)
 
 
 def _make(generator: AdGenerator, examples: Sequence[Example], seeds: Sequence[int], bar: Any) -> list[Ad]:
@@ -162,9 +171,7 @@ def _vq(generator: AdGenerator, requests: Sequence[Request]) -> list[Measure]:
     ]
 
 
-def _style(
-    judge: StyleJudge, requests: Sequence[Request], known: Sequence[Ad], unknown: Sequence[Ad]
-) -> list[Measure]:
+def _style(judge: StyleJudge, requests: Sequence[Request], known: Sequence[Ad], unknown: Sequence[Ad]) -> list[Measure]:
     side = known[0].painted.width
     products = [np.asarray(cutout.place(r.example.product.cutout, side))[..., 3] for r in requests]
     judged = {
@@ -188,20 +195,31 @@ def _style(
     return measures
 
 
-def _words(requests: Sequence[Request], known: Sequence[Ad], unknown: Sequence[Ad]) -> list[Measure]:
-    measures, faithful = [], []
+def _words(
+    requests: Sequence[Request], known: Sequence[Ad], unknown: Sequence[Ad], unbound: Sequence[Ad]
+) -> list[Measure]:
+    measures: list[Measure] = []
+    faithful: list[bool] = []
     for label, ads in (("with history", known), ("without history", unknown)):
-        liked, manner = [], []
+        liked: list[bool] = []
+        manner: list[bool] = []
         for request, ad in zip(requests, ads, strict=True):
-            parsed = parse(ad.text, request.example.product.selling_points, request.language)
+            parsed = _parsed(request, ad)
             liked += [KIND_OF[p] == request.taste.kind for p in parsed.points if p in KIND_OF]
             manner.append(parsed.manner == request.taste.manner)
             faithful.append(parsed.faithful)
         aim = {"target": "at least 75%", "met": bool(np.mean(liked) >= 0.75)} if label == "with history" else {}
         measures.append(share(f"selling points of the liked kind: {label}", liked, **aim))
         measures.append(share(f"manner: {label}", manner))
-    measures.append(share("texts of selling points only", faithful, target="at least 99%", met=bool(np.mean(faithful) >= 0.99)))
+    alone = [_parsed(request, ad).faithful for request, ad in zip(requests, unbound, strict=True)]
+    met = bool(np.mean(faithful) >= 0.99)
+    measures.append(share("texts of selling points only", faithful, target="at least 99%", met=met))
+    measures.append(share("texts of selling points only: decoding unbound", alone))
     return measures
+
+
+def _parsed(request: Request, ad: Ad) -> Parsed:
+    return parse(ad.text, request.example.product.selling_points, request.language)
 
 
 def _pasted(requests: Sequence[Request], known: Sequence[Ad]) -> list[Measure]:
@@ -211,7 +229,17 @@ def _pasted(requests: Sequence[Request], known: Sequence[Ad]) -> list[Measure]:
         product = np.asarray(cutout.place(request.example.product.cutout, ad.picture.width)).astype(int)
         change = np.abs(np.asarray(ad.picture).astype(int) - product[..., :3])
         worst.append(int(change[product[..., 3] == 255].max()))
-    return [Measure("pasted product: largest change of a pixel", max(worst), max(worst), max(worst), len(worst), "0", max(worst) == 0)]
+    return [
+        Measure(
+            "pasted product: largest change of a pixel",
+            max(worst),
+            max(worst),
+            max(worst),
+            len(worst),
+            "0",
+            max(worst) == 0,
+        )
+    ]
 
 
 def _replay(
@@ -250,7 +278,15 @@ def mean(name: str, values: Sequence[float], target: str, meets: Any) -> Measure
 
 def table(report: dict[str, Any]) -> Table:
     """The report for a terminal."""
-    out = Table("measure", "value", "95 %", "n", "target", "met", title=f"{report['model']}, {report['requests']} held-out requests")
+    out = Table(
+        "measure",
+        "value",
+        "95 %",
+        "n",
+        "target",
+        "met",
+        title=f"{report['model']}, {report['requests']} held-out requests",
+    )
     for m in report["measures"]:
         form = "{:.1f}" if "dB" in m["name"] or "largest" in m["name"] else "{:.1%}"
         met = {None: "", True: "yes", False: "NO"}[m["met"]]

@@ -56,7 +56,7 @@ def _read_click(path: Path, number: int, entry: object) -> Click:
         raise ValueError(f"{where}: {error}") from None
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Lets `write` fill a file beside `path` and renames it: a full disk or a kill leaves no half-written output."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial{path.suffix}")
     try:
@@ -69,7 +69,9 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
 def check_output(path: Path, suffixes: Sequence[str] = (".png", ".webp", ".jpg", ".jpeg")) -> None:
     """Refuses an output that could not be written, before any work is done."""
     if path.suffix.lower() not in suffixes:
-        raise ValueError(f"{path}: cannot write {path.suffix or 'a file without ending'}, expected {', '.join(suffixes)}")
+        raise ValueError(
+            f"{path}: cannot write {path.suffix or 'a file without ending'}, expected {', '.join(suffixes)}"
+        )
     if not path.absolute().parent.is_dir():
         raise ValueError(f"{path}: the folder {path.absolute().parent} does not exist: create it first")
 

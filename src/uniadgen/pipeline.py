@@ -130,7 +130,8 @@ class AdGenerator:
         if not clicks:
             return []
         side = self.config.data.click_size
-        pictures = [click.picture.convert("RGB").resize((side, side), Image.Resampling.BOX) for click in clicks]
+        size = (side, side)
+        pictures = [np.asarray(click.picture.convert("RGB").resize(size, Image.Resampling.BOX)) for click in clicks]
         codes = self.model.encode_pictures(to_pixels(np.stack(pictures))).numpy()
         return [Shown(click.text, code) for click, code in zip(clicks, codes, strict=True)]
 
@@ -155,7 +156,7 @@ class AdGenerator:
         return ads
 
     def _text(self, words: Sequence[int]) -> str:
-        return self.layout.tokenizer.decode(list(words)).strip()
+        return str(self.layout.tokenizer.decode(list(words))).strip()
 
     @torch.no_grad()
     def _preview(self, progress: Progress) -> Image.Image | None:

@@ -1,6 +1,15 @@
 """nano, paper_1b, paper_7b and the ablations: functions that return a Config."""
 
-from uniadgen.config import Config, DataConfig, GenerateConfig, ModelConfig, TrainConfig, WorldConfig, nearest, replace_in
+from uniadgen.config import (
+    Config,
+    DataConfig,
+    GenerateConfig,
+    ModelConfig,
+    TrainConfig,
+    WorldConfig,
+    nearest,
+    replace_in,
+)
 
 
 def nano() -> Config:
@@ -36,8 +45,15 @@ def nano() -> Config:
             steps=3400, batch_size=12, optimizer="muon", learning_rate=3e-3, warmup=50, decay=0.6, sample_every=500
         ),
         train=TrainConfig(
-            steps=2000, batch_size=8, optimizer="muon", learning_rate=2e-3, warmup=30, decay=0.6, weight_decay=0.05,
-            sample_every=200, save_every=100,
+            steps=1750,
+            batch_size=8,
+            optimizer="muon",
+            learning_rate=2e-3,
+            warmup=30,
+            decay=0.6,
+            weight_decay=0.05,
+            sample_every=200,
+            save_every=100,
         ),
         generate=GenerateConfig(
             guidance=2.0,

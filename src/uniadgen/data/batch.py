@@ -104,6 +104,12 @@ def collate(rows: Sequence[Row], pad_id: int) -> Batch:
             click_words[b, n, : len(words)] = True
         click_codes[b, : len(row.click_codes)] = row.click_codes
         clicked[b, : len(row.click_ids)] = True
-    arrays = (ids, kind, click_ids, click_words, click_codes, clicked)
-    cutout = torch.from_numpy(np.stack([row.cutout for row in rows])).float()
-    return Batch(*(torch.from_numpy(a) for a in arrays), cutout)
+    return Batch(
+        torch.from_numpy(ids),
+        torch.from_numpy(kind),
+        torch.from_numpy(click_ids),
+        torch.from_numpy(click_words),
+        torch.from_numpy(click_codes),
+        torch.from_numpy(clicked),
+        torch.from_numpy(np.stack([row.cutout for row in rows])).float(),
+    )

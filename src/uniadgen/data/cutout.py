@@ -56,7 +56,7 @@ def place(cutout: Image.Image, side: int) -> Image.Image:
     A square picture whose product keeps a margin is taken as the placement that its maker wanted. Any other is
     cropped to the product and put where products stand: centred, on the stage, at a fitting size.
     """
-    box = cutout.getchannel("A").point(lambda a: 255 * (a > 8)).getbbox() or cutout.getbbox()
+    box = cutout.getchannel("A").point(_above(8)).getbbox() or cutout.getbbox()
     assert box is not None, "Product refuses fully transparent pictures"
     width, height = cutout.size
     free = min(box[0] / width, box[1] / height, 1 - box[2] / width, 1 - box[3] / height)
@@ -68,6 +68,11 @@ def place(cutout: Image.Image, side: int) -> Image.Image:
     canvas = Image.new("RGBA", (side, side))
     canvas.paste(product, ((side - product.width) // 2, round(STAND_BASE * side) - product.height))
     return canvas
+
+
+def _above(alpha: int) -> list[int]:
+    """A look-up table: 255 for every value above `alpha`."""
+    return [255 * (value > alpha) for value in range(256)]
 
 
 def _resize(cutout: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -93,7 +98,7 @@ def paste(painted: Image.Image, canvas: Image.Image) -> Image.Image:
     painted = painted.convert("RGB").resize(canvas.size, Image.Resampling.LANCZOS)
     alpha = canvas.getchannel("A")
     reach = max(1, canvas.width // 96)
-    hole = alpha.point(lambda a: 255 * (a > 0)).filter(ImageFilter.MaxFilter(2 * reach + 1))
+    hole = alpha.point(_above(0)).filter(ImageFilter.MaxFilter(2 * reach + 1))
     ground = _fill(np.asarray(painted, np.float32), np.asarray(hole) > 0, reach)
     weight = np.asarray(alpha, np.float32)[..., None] / 255
     pixels = weight * np.asarray(canvas.convert("RGB"), np.float32) + (1 - weight) * ground

@@ -10,7 +10,7 @@ import numpy as np
 
 EPSILON = 1e-6  # paper section 4.4.1
 _WORDS = re.compile(r"[a-z0-9]+|[\u4e00-\u9fff]+")
-_STOP_WORDS = frozenset("a an and for in is it of on or our the this to with".split())
+_STOP_WORDS = frozenset(["a", "an", "and", "for", "in", "is", "it", "of", "on", "or", "the", "this", "to", "with"])
 
 Sampler = Callable[[Sequence[float], int, np.random.Generator], list[int]]
 

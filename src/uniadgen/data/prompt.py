@@ -127,9 +127,9 @@ class _Writer:
         self.kind.extend([int(kind)] * len(ids))
 
 
-def _id(tokenizer: PreTrainedTokenizerBase, token: str | None) -> int:
+def _id(tokenizer: PreTrainedTokenizerBase, token: object) -> int:
     """The id of a special token, read from the tokenizer and never written down; `ValueError` when it has none."""
-    if token is None:
+    if not isinstance(token, str):
         raise ValueError("the tokenizer has no bos or pad token, expected both: add them before training")
     found = tokenizer.convert_tokens_to_ids(token)
     if not isinstance(found, int) or found == tokenizer.unk_token_id:

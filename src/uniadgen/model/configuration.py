@@ -1,5 +1,7 @@
 """UniAdGenConfig: Janus' configuration, plus the foreground encoder and the knobs of Eq. 5, 7 and 8."""
 
+from typing import TYPE_CHECKING
+
 from huggingface_hub.dataclasses import strict
 from transformers import Dinov2Config, JanusConfig, LlamaConfig
 from transformers.models.janus.configuration_janus import JanusVisionConfig, JanusVQVAEConfig
@@ -14,7 +16,13 @@ class UniAdGenConfig(JanusConfig):
     model_type = "uniadgen"
     sub_configs_defaults = {**JanusConfig.sub_configs_defaults, "foreground_config": Dinov2Config}  # noqa: RUF012
 
-    foreground_config: dict | Dinov2Config | None = None
+    if TYPE_CHECKING:  # after construction these are never dictionaries or None
+        text_config: LlamaConfig  # pyright: ignore
+        vision_config: JanusVisionConfig  # pyright: ignore
+        vq_config: JanusVQVAEConfig  # pyright: ignore
+        foreground_config: Dinov2Config  # pyright: ignore
+    else:
+        foreground_config: dict | Dinov2Config | None = None
     tie_word_embeddings: bool = False  # Janus-Pro is untied; transformers' default is not
     pad_token_id: int | None = 0
     vq_patch: int = 0

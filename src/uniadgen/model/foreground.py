@@ -16,6 +16,7 @@ class Foreground(nn.Module):
         super().__init__()
         size, width = config.foreground_config.hidden_size, config.text_config.hidden_size
         self.channels = config.foreground_config.num_channels
+        self.size: int = config.foreground_config.image_size  # pyright: ignore[reportAttributeAccessIssue]
         self.strength = config.control_strength
         self.dinov2 = Dinov2Model(config.foreground_config)
         # No biases: a zero input (a dropped condition) stays exactly zero control.
@@ -28,7 +29,7 @@ class Foreground(nn.Module):
         pixels = cutout
         if self.channels == 3:  # pretrained DINOv2 knows no alpha: on white
             pixels = cutout[:, :3] + (1 - cutout[:, 3:])
-        size = self.dinov2.config.image_size
+        size = self.size
         pixels = F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
         features = self.dinov2(pixels * 2 - 1).last_hidden_state[:, 1:]
         return self.strength * self.control_layers(features)

@@ -42,7 +42,9 @@ class Block(nn.Module):
     def forward(self, x: Float[Tensor, "B L D"], valid: Bool[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
         """Attends to valid tokens only."""
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in self.qkv(x).chunk(3, dim=-1))
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=valid[:, None, None, :])  # (B, heads, L, D / heads)
+        attended = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=valid[:, None, None, :]
+        )  # (B, heads, L, D / heads)
         x = self.norm1(x + self.out(attended.transpose(1, 2).flatten(2)))
         return self.norm2(x + self.ff(x))
 

@@ -49,7 +49,10 @@ class UniAdGenForConditionalGeneration(JanusForConditionalGeneration):
         if not batch.clicked.any():
             return embeds
         fused = self.prefer(batch, generator)
-        for kind, tokens in ((Kind.CLICK_TEXT, fused.text[batch.click_words]), (Kind.CLICK_IMAGE, fused.image[batch.clicked])):
+        for kind, tokens in (
+            (Kind.CLICK_TEXT, fused.text[batch.click_words]),
+            (Kind.CLICK_IMAGE, fused.image[batch.clicked]),
+        ):
             embeds = embeds.masked_scatter((batch.kind == kind)[..., None], tokens.to(embeds.dtype))
         return embeds
 

@@ -104,8 +104,8 @@ def use_patches(vq: JanusVQVAE, config: UniAdGenConfig) -> None:
     if not config.vq_patch:
         return
     latent = config.vq_config.latent_channels
-    vq.encoder = PatchEncoder(config.vq_patch, config.vq_size, 2, latent)
-    vq.decoder = PatchDecoder(config.vq_patch, config.vq_size, config.vq_blocks, latent)
+    vq.add_module("encoder", PatchEncoder(config.vq_patch, config.vq_size, 2, latent))
+    vq.add_module("decoder", PatchDecoder(config.vq_patch, config.vq_size, config.vq_blocks, latent))
     vq.quant_conv.reset_parameters()
     vq.post_quant_conv.reset_parameters()
 
@@ -125,6 +125,9 @@ class VQTrainer(nn.Module):
     The first steps do not quantise: a codebook that begins in the dark draws all latents to a few of its codes.
     Codes that no latent chose for a while are moved onto latents of the batch, so that the whole codebook is used.
     """
+
+    usage: Tensor  # (Q), 1 when just chosen, fading
+    steps: Tensor  # training steps so far
 
     WARM_STEPS = 200
     FORGET, DEAD = 0.97, 0.2  # a code unused for about 50 steps (0.97^50 = 0.2) is moved

@@ -16,7 +16,7 @@ def progress_bar(what: str, total: int, done: int = 0) -> "Bar":
 
 
 class Bar:
-    """`with progress_bar("render", 100) as bar: bar.advance("note")`; a plain line a minute where there is no terminal."""
+    """`with progress_bar("render", 100) as bar: bar.advance("note")`; without a terminal, a plain line a minute."""
 
     def __init__(self, what: str, total: int, done: int) -> None:
         self.console = Console(stderr=True)

@@ -53,7 +53,7 @@ def train(
     model.eval()
 
 
-def _step(model: nn.Module, optimizers: Sequence[Optimizer], batch: Any, config: TrainConfig, step: int) -> dict:
+def _step(model: Any, optimizers: Sequence[Optimizer], batch: Any, config: TrainConfig, step: int) -> dict:
     """One optimisation step; the values that are logged."""
     rate = learning_rate(config, step)
     for group in (group for optimizer in optimizers for group in optimizer.param_groups):

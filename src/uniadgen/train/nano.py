@@ -22,7 +22,6 @@ from uniadgen.data.prompt import STYLE, TEMPLATES, Layout, Shown, Target
 from uniadgen.data.tokenizer import learn_tokenizer
 from uniadgen.engine.reference import Decoder
 from uniadgen.model import vq, weights
-from uniadgen.model.configuration import architecture
 from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration
 from uniadgen.pipeline import to_pictures, to_pixels
 from uniadgen.train.log import progress_bar
@@ -57,14 +56,18 @@ def train_recipe(config: Config, folder: Path) -> Path:
 def _keep_config(config: Config, folder: Path) -> None:
     path = folder / "recipe.json"
     if path.exists() and Config.load(path) != config:
-        raise ValueError(f"{folder} holds a run of another config, expected the same: choose another --out or delete it")
+        raise ValueError(
+            f"{folder} holds a run of another config, expected the same: choose another --out or delete it"
+        )
     config.save(path)
 
 
 def _render(config: Config, folder: Path) -> Stock:
     assert config.world is not None
     with progress_bar("render", len(needed_pictures(config.world))) as bar:
-        return render_stock(config.world, folder, config.data.image_size, os.cpu_count() or 1, lambda n: bar.advance(by=n))
+        return render_stock(
+            config.world, folder, config.data.image_size, os.cpu_count() or 1, lambda n: bar.advance(by=n)
+        )
 
 
 def _tokenizer(config: Config, folder: Path) -> PreTrainedTokenizerBase:
@@ -152,9 +155,7 @@ def _code_stock(
 class AdWorldRows:
     """Training rows: shoppers without end, each with one request, its history and the click that happened."""
 
-    def __init__(
-        self, config: Config, layout: Layout, stock: Stock, targets: np.ndarray, clicks: np.ndarray
-    ) -> None:
+    def __init__(self, config: Config, layout: Layout, stock: Stock, targets: np.ndarray, clicks: np.ndarray) -> None:
         assert config.world is not None
         self.config, self.layout, self.stock = config, layout, stock
         self.targets, self.clicks = targets, clicks
@@ -196,7 +197,6 @@ class AdWorldRows:
         cutout = premultiplied(self.stock.cutouts[place])
         template = int(rng.integers(1000))
         return self.layout.lay_out(description, points, cutout, shown, template=template, target=answer)
-
 
     def visit(self, number: int) -> Visit:
         """The visit behind a row."""

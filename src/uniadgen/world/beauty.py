@@ -70,9 +70,7 @@ def serum(rng: np.random.Generator) -> Variant:
     return style.variant(parts + _label(rng, style, shape, half), turn=between(rng, -0.35, 0.35))
 
 
-def _label(
-    rng: np.random.Generator, style: Look, shape: tuple[str, tuple[float, ...]], half: float
-) -> list[Part]:
+def _label(rng: np.random.Generator, style: Look, shape: tuple[str, tuple[float, ...]], half: float) -> list[Part]:
     paper = PAPER if style.colour not in ("white", "cream") else Material(colour=style.second.colour)
     tall, low = half * between(rng, 0.42, 0.6), -half * between(rng, 0.05, 0.25)
     name, size = shape
@@ -159,14 +157,10 @@ def perfume(rng: np.random.Generator) -> Variant:
     ]
     if kind != 2:
         plate = choose(rng, (PAPER, metal))
-        parts.append(
-            piece("box", (wide * 0.5, half * 0.36, 0.02), plate, (0, -half * 0.12, deep), round=0.01)
-        )
+        parts.append(piece("box", (wide * 0.5, half * 0.36, 0.02), plate, (0, -half * 0.12, deep), round=0.01))
         parts.append(piece("box", (wide * 0.3, 0.022, 0.02), INK, (0, -half * 0.08, deep + 0.008)))
     else:
-        parts.append(
-            piece("prism", (wide * 0.95 + 0.006, 0.07, 6), metal, (0, -half * 0.2, 0), turn=(0, pi / 6, 0))
-        )
+        parts.append(piece("prism", (wide * 0.95 + 0.006, 0.07, 6), metal, (0, -half * 0.2, 0), turn=(0, pi / 6, 0)))
     return style.variant(parts, turn=between(rng, -0.4, 0.4))
 
 

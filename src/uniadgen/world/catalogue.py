@@ -51,7 +51,11 @@ class CatalogueProduct:
         colour, finish = self.variant.colour, self.variant.finish
         return {
             language: words.description(
-                self.family, self.department, colour, finish, language,
+                self.family,
+                self.department,
+                colour,
+                finish,
+                language,
                 generator(self.seed, What.DESCRIPTION, self.product_id),
             )
             for language in LANGUAGES
@@ -61,7 +65,9 @@ class CatalogueProduct:
     def _selling_points(self) -> dict[str, tuple[str, ...]]:
         return {
             language: words.selling_points(
-                self.family, self.department, language,
+                self.family,
+                self.department,
+                language,
                 generator(self.seed, What.SELLING_POINTS, self.product_id),
             )
             for language in LANGUAGES

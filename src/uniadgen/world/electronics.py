@@ -68,10 +68,7 @@ def _bookshelf(rng: np.random.Generator) -> Variant:
         *_driver(0, 0.28, front, wide * 0.33, rim, middle),
     ]
     if chance(rng, 0.5):
-        parts += [
-            piece("cylinder", (0.028, 0.03), BRASS, (x, -0.43, front), turn=FACING_FRONT)
-            for x in (-0.05, 0.05)
-        ]
+        parts += [piece("cylinder", (0.028, 0.03), BRASS, (x, -0.43, front), turn=FACING_FRONT) for x in (-0.05, 0.05)]
     legs = choose(rng, WOODS)
     parts += [
         piece("cone", (0.02, 0.032, 0.05), legs, (x, -tall - 0.04, z))
@@ -96,10 +93,7 @@ def _portable(rng: np.random.Generator) -> Variant:
         piece("box", (wide, tall, deep), style.body, round=0.09),
         piece("box", (wide - 0.07, tall - 0.12, 0.02), cloth, (0, -0.04, deep), round=0.015),
         piece("frame", (wide - 0.05, tall - 0.1, 0.018, 0.02), metal, (0, -0.04, deep), round=0.01),
-        *[
-            piece("cylinder", (0.045, 0.03), metal, (x, tall + 0.02, 0.02), round=0.01)
-            for x in (0.12, 0.25, 0.38)
-        ],
+        *[piece("cylinder", (0.045, 0.03), metal, (x, tall + 0.02, 0.02), round=0.01) for x in (0.12, 0.25, 0.38)],
         piece("box", (0.12, 0.025, 0.02), metal, (-wide * 0.5, -0.1, deep + 0.01), round=0.01),
         piece("arc", (0.62, 0.028, 0.95), trim, (0, tall - 0.36, 0)),
     ]
@@ -111,9 +105,7 @@ def headphones(rng: np.random.Generator) -> Variant:
     style = look(rng, ("plastic", "aluminium", "leather", "wood"))
     metal, cushion = (
         choose(rng, METALS),
-        choose(
-            rng, (RUBBER, TAN, Material(colour=dark(style.body.colour, 0.75), pattern="leather", scale=0.03))
-        ),
+        choose(rng, (RUBBER, TAN, Material(colour=dark(style.body.colour, 0.75), pattern="leather", scale=0.03))),
     )
     span, cup = 0.46, between(rng, 0.20, 0.25)
     body = style.body
@@ -234,9 +226,7 @@ def _back_lenses(rng: np.random.Generator, left: float, tall: float, wide: float
     x, y, front = left + 0.12, tall - 0.14, -0.105
     parts = [piece("box", (0.085, 0.11, 0.02), island, (x, y, front), round=0.019)]
     for at in choose(rng, (((0, 0.05), (0, -0.05)), ((-0.035, 0.055), (-0.035, -0.045), (0.035, 0.005)))):
-        parts.append(
-            piece("cylinder", (0.042, 0.02), GLASS, (x + at[0], y + at[1], front + 0.02), turn=FACING_FRONT)
-        )
+        parts.append(piece("cylinder", (0.042, 0.02), GLASS, (x + at[0], y + at[1], front + 0.02), turn=FACING_FRONT))
     return [*parts, piece("cylinder", (0.035, 0.01), CHROME, (left + wide, -0.02, front), turn=FACING_FRONT)]
 
 

@@ -88,9 +88,7 @@ def _tote(rng: np.random.Generator, style: Look, metal: Material) -> list[Part]:
         parts.append(piece("box", (0.04, 0.1, 0.016), trim, (side * 0.22, tall - 0.08, front), round=0.012))
         parts.append(piece("sphere", (0.024,), metal, (side * 0.22, tall - 0.1, front + 0.014)))
     tag = choose(rng, (metal, trim, PAPER))
-    parts.append(
-        piece("box", (0.09, 0.035, 0.012), tag, (0, tall * 0.1, deep * (1 + widen) / 2 + 0.01), round=0.01)
-    )
+    parts.append(piece("box", (0.09, 0.035, 0.012), tag, (0, tall * 0.1, deep * (1 + widen) / 2 + 0.01), round=0.01))
     return parts
 
 
@@ -106,9 +104,7 @@ def sneaker(rng: np.random.Generator) -> Variant:
         piece("ellipsoid", (0.34, 0.165, 0.175), body, (-0.26, 0.09, 0)),
         piece("ellipsoid", (0.34, 0.21, 0.165), body, (0.10, 0.12, 0), blend=0.12),
         piece("box", (0.21, ankle / 2, 0.15), body, (0.33, ankle / 2, 0), round=0.12, blend=0.08),
-        piece(
-            "cylinder", (0.13, 0.4), body, (0.33, ankle + 0.09, 0), turn=(pi / 2, 0, 0), cut=True, blend=0.03
-        ),
+        piece("cylinder", (0.13, 0.4), body, (0.33, ankle + 0.09, 0), turn=(pi / 2, 0, 0), cut=True, blend=0.03),
         piece("ellipsoid", (0.15, 0.18, 0.105), shaded(body, 0.3), (0.32, ankle, 0), cut=True),
         piece("box", (0.10, 0.035, 0.1), tongue, (0.11, ankle - 0.015, 0), turn=(0, 0, 0.8), round=0.034),
         piece(
@@ -153,13 +149,9 @@ def _side_mark(rng: np.random.Generator, accent: Material) -> list[Part]:
                 for x, tall in bars
             ]
         case 1:
-            return [
-                piece("box", (0.17, 0.032, 0.035), accent, (0.14, 0.16, z), turn=(0, 0, 0.35), round=0.02)
-            ]
+            return [piece("box", (0.17, 0.032, 0.035), accent, (0.14, 0.16, z), turn=(0, 0, 0.35), round=0.02)]
         case _:
-            return [
-                piece("cylinder", (0.085, 0.035), accent, (0.12, 0.17, z), turn=(pi / 2, 0, 0), round=0.02)
-            ]
+            return [piece("cylinder", (0.085, 0.035), accent, (0.12, 0.17, z), turn=(pi / 2, 0, 0), round=0.02)]
 
 
 def hat(rng: np.random.Generator) -> Variant:
@@ -199,9 +191,7 @@ def _cap(rng: np.random.Generator) -> Variant:
     body = style.body
     peak = body if chance(rng, 0.5) else cloth(style.second.colour)
     emblem = choose(rng, (style.second, PAPER, TAN))
-    badge = choose(
-        rng, (("cylinder", (0.085, 0.02), FACING_FRONT), ("box", (0.1, 0.06, 0.02), (0.0, 0.0, 0.0)))
-    )
+    badge = choose(rng, (("cylinder", (0.085, 0.02), FACING_FRONT), ("box", (0.1, 0.06, 0.02), (0.0, 0.0, 0.0))))
     return style.variant(
         [
             piece("dome", (0.42,), body),
@@ -209,10 +199,7 @@ def _cap(rng: np.random.Generator) -> Variant:
             piece("ellipsoid", (0.35, 0.04, 0.42), peak, (0, -0.02, 0.42), turn=(0.14, 0, 0)),
             piece("ellipsoid", (0.05, 0.025, 0.05), peak, (0, 0.425, 0)),
             piece(badge[0], badge[1], emblem, (0, 0.2, 0.36), turn=(badge[2][0] - 0.5, 0, 0), round=0.015),
-            *[
-                piece("arc", (0.418, 0.009, 1.5), shaded(body, 0.75), turn=(0, angle, 0))
-                for angle in (0.52, -0.52)
-            ],
+            *[piece("arc", (0.418, 0.009, 1.5), shaded(body, 0.75), turn=(0, angle, 0)) for angle in (0.52, -0.52)],
             *[piece("sphere", (0.022,), shaded(body, 0.6), (side * 0.2, 0.3, 0.22)) for side in (-1, 1)],
         ],
         turn=between(rng, 0.7, 1.15) * choose(rng, (-1, 1)),

@@ -48,12 +48,8 @@ IRON: Final = Material(colour=(0.20, 0.20, 0.22), gloss=0.4, metal=0.5)
 RUBBER: Final = Material(colour=(0.07, 0.07, 0.08), gloss=0.12)
 PAPER: Final = Material(colour=(0.97, 0.95, 0.91), gloss=0.05)
 INK: Final = Material(colour=(0.14, 0.13, 0.14), gloss=0.1)
-OAK: Final = Material(
-    colour=(0.80, 0.60, 0.38), accent=(0.66, 0.45, 0.26), pattern="wood", scale=0.05, gloss=0.2
-)
-WALNUT: Final = Material(
-    colour=(0.45, 0.28, 0.17), accent=(0.31, 0.18, 0.10), pattern="wood", scale=0.05, gloss=0.25
-)
+OAK: Final = Material(colour=(0.80, 0.60, 0.38), accent=(0.66, 0.45, 0.26), pattern="wood", scale=0.05, gloss=0.2)
+WALNUT: Final = Material(colour=(0.45, 0.28, 0.17), accent=(0.31, 0.18, 0.10), pattern="wood", scale=0.05, gloss=0.25)
 TAN: Final = Material(colour=(0.66, 0.39, 0.20), pattern="leather", scale=0.03, gloss=0.25)
 METALS: Final = (BRASS, ROSE_GOLD, CHROME)
 WOODS: Final = (OAK, WALNUT)
@@ -69,13 +65,9 @@ class Variant:
 
     def __post_init__(self) -> None:
         if self.colour not in COLOURS:
-            raise ValueError(
-                f"got colour {self.colour!r}, expected one of {', '.join(COLOURS)}, use one of these"
-            )
+            raise ValueError(f"got colour {self.colour!r}, expected one of {', '.join(COLOURS)}, use one of these")
         if self.finish not in FINISHES:
-            raise ValueError(
-                f"got finish {self.finish!r}, expected one of {', '.join(FINISHES)}, use one of these"
-            )
+            raise ValueError(f"got finish {self.finish!r}, expected one of {', '.join(FINISHES)}, use one of these")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,11 +96,7 @@ class Look:
 
 def _unspun(before: Part, after: Part) -> Part:
     # An upright dome looks the same from all sides; left unturned, its box stays tight and the fit full.
-    return (
-        replace(after, turn=before.turn)
-        if before.shape == "dome" and before.turn == (0.0, 0.0, 0.0)
-        else after
-    )
+    return replace(after, turn=before.turn) if before.shape == "dome" and before.turn == (0.0, 0.0, 0.0) else after
 
 
 def look(rng: np.random.Generator, finishes: Sequence[str], colours: Sequence[str] = tuple(COLOURS)) -> Look:
@@ -126,9 +114,7 @@ def finished(colour: Colour, finish: str) -> Material:
         case "ceramic":
             return Material(colour=colour, gloss=0.55)
         case "steel" if neutral:
-            return Material(
-                colour=mixed(colour, (0.62, 0.64, 0.67), 0.4), pattern="brushed", gloss=0.55, metal=0.8
-            )
+            return Material(colour=mixed(colour, (0.62, 0.64, 0.67), 0.4), pattern="brushed", gloss=0.55, metal=0.8)
         case "steel":
             return Material(colour=colour, gloss=0.8)
         case "aluminium":

@@ -93,16 +93,10 @@ def _spout(rng: np.random.Generator, wide: float, half: float, body: Material) -
             rod(a, b, size, body) if i == 0 else replace(rod(a, b, size, body), blend=0.05)
             for i, (a, b, size) in enumerate(zip(line, line[1:], sizes, strict=False))
         ]
-    return [
-        piece(
-            "cone", (0.16, 0.065, 0.24), body, (-wide - 0.06, half * 0.25, 0), turn=(0, 0, 0.85), blend=0.06
-        )
-    ]
+    return [piece("cone", (0.16, 0.065, 0.24), body, (-wide - 0.06, half * 0.25, 0), turn=(0, 0, 0.85), blend=0.06)]
 
 
-def _kettle_handle(
-    rng: np.random.Generator, wide: float, half: float, body: Material, wood: Material
-) -> list[Part]:
+def _kettle_handle(rng: np.random.Generator, wide: float, half: float, body: Material, wood: Material) -> list[Part]:
     if chance(rng, 0.55):
         rise = wide * 0.86
         return [
@@ -121,9 +115,7 @@ def bowl(rng: np.random.Generator) -> Variant:
     style = look(rng, ("ceramic", "ceramic", "wood", "glass"))
     half, wide = between(rng, 0.24, 0.32), 0.6
     foot = wide * between(rng, 0.42, 0.55)
-    radii = (
-        (foot, wide * 0.84, wide * 0.96, wide) if chance(rng, 0.6) else (foot, wide * 0.72, wide * 0.86, wide)
-    )
+    radii = (foot, wide * 0.84, wide * 0.96, wide) if chance(rng, 0.6) else (foot, wide * 0.72, wide * 0.86, wide)
     parts = [
         piece("lathe", (half, *radii), style.body, round=0.02, hollow=0.045),
         piece("cylinder", (foot * 0.8, 0.06), style.body, (0, -half - 0.03, 0), round=0.02),
@@ -139,9 +131,7 @@ def _filling(rng: np.random.Generator, wide: float, half: float) -> list[Part]:
     kind = int(rng.integers(3))
     if kind == 0:
         wood = choose(rng, WOODS)
-        broth = Material(
-            colour=choose(rng, ((0.78, 0.42, 0.16), (0.97, 0.95, 0.90), (0.85, 0.62, 0.25))), gloss=0.4
-        )
+        broth = Material(colour=choose(rng, ((0.78, 0.42, 0.16), (0.97, 0.95, 0.90), (0.85, 0.62, 0.25))), gloss=0.4)
         return [piece("ellipsoid", (wide * 0.9, 0.03, wide * 0.9), broth, (0, half - 0.07, 0))] + [
             piece(
                 "cone",
@@ -192,9 +182,7 @@ def _frying_pan(rng: np.random.Generator, body: Material, grip: Material) -> lis
     parts.append(piece("box", (0.17, 0.035, 0.26), WALNUT, (0, edge - 0.03, front - 0.2), round=0.025))
     parts.append(rod((0, edge - 0.03, front - 0.4), _tip((0, -deep, -0.1), tip), 0.035, WALNUT))
     for radius, near, far, material in ((0.035, 0.44, 0.62, CHROME), (0.05, 0.62, 1.0, grip)):
-        ends = [
-            _tip((r * cos(angle), deep * 0.7 + 0.1 * (r - 0.44), -r * sin(angle)), tip) for r in (near, far)
-        ]
+        ends = [_tip((r * cos(angle), deep * 0.7 + 0.1 * (r - 0.44), -r * sin(angle)), tip) for r in (near, far)]
         parts.append(rod(ends[0], ends[1], radius, material))
     return parts
 

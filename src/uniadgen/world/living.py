@@ -48,9 +48,7 @@ def _shade_lamp(rng: np.random.Generator) -> Variant:
         shade = Material(colour=style.body.colour, pattern="fabric", scale=0.03, gloss=0.02, glow=0.12)
         base = choose(rng, (*WOODS, BRASS, PAPER))
     wide, tall = between(rng, 0.34, 0.42), between(rng, 0.17, 0.23)
-    foot = choose(
-        rng, ((0.12, 0.2, 0.21, 0.13, 0.05), (0.2, 0.21, 0.16, 0.08, 0.045), (0.1, 0.22, 0.12, 0.2, 0.05))
-    )
+    foot = choose(rng, ((0.12, 0.2, 0.21, 0.13, 0.05), (0.2, 0.21, 0.16, 0.08, 0.045), (0.1, 0.22, 0.12, 0.2, 0.05)))
     return style.variant(
         [
             piece("lathe", (0.25, *foot), base, (0, -0.25, 0), round=0.02),
@@ -71,9 +69,7 @@ def _mushroom_lamp(rng: np.random.Generator) -> Variant:
         [
             piece("lathe", (0.32, 0.24, 0.13, 0.10, 0.12), stem, (0, -0.3, 0), round=0.02),
             piece("cylinder", (wide * 0.9, 0.015), GLOW, (0, -0.03, 0)),
-            piece(
-                "lathe", (0.19, wide, wide * 0.98, wide * 0.75, 0.08), style.body, (0, 0.15, 0), round=0.03
-            ),
+            piece("lathe", (0.19, wide, wide * 0.98, wide * 0.75, 0.08), style.body, (0, 0.15, 0), round=0.03),
             piece("torus", (wide * 0.98, 0.018), metal, (0, -0.03, 0)),
             piece("sphere", (0.035,), metal, (0, 0.36, 0)),
             piece("cylinder", (0.25, 0.018), metal, (0, -0.615, 0), round=0.01),
@@ -135,9 +131,7 @@ def sofa(rng: np.random.Generator) -> Variant:
         if boxy:
             parts.append(piece("box", (arm, 0.22, deep), body, at, round=soft))
         else:
-            parts.append(
-                piece("capsule", (arm * 1.1, deep - arm), body, (at[0], 0.46, 0.02), turn=(pi / 2, 0, 0))
-            )
+            parts.append(piece("capsule", (arm * 1.1, deep - arm), body, (at[0], 0.46, 0.02), turn=(pi / 2, 0, 0)))
             parts.append(piece("box", (arm * 0.8, 0.17, deep - 0.03), body, (at[0], 0.29, 0.02), round=0.04))
     for seat in range(seats):
         x = (seat - (seats - 1) / 2) * 2 * (wide / seats)
@@ -160,9 +154,7 @@ def _pillow(rng: np.random.Generator, style: Look, wide: float) -> list[Part]:
     if chance(rng, 0.3):
         return []
     pattern = choose(rng, ("stripes", "fabric", "fabric"))
-    cover = Material(
-        colour=style.second.colour, accent=style.body.colour, pattern=pattern, scale=0.05, gloss=0.02
-    )
+    cover = Material(colour=style.second.colour, accent=style.body.colour, pattern=pattern, scale=0.05, gloss=0.02)
     side = choose(rng, (-1, 1))
     return [
         piece(
@@ -191,9 +183,7 @@ def vase(rng: np.random.Generator) -> Variant:
     glaze = decorated(rng, style, 0.25)
     parts = [piece("lathe", (half, *radii), glaze, round=0.02, hollow=0.035)]
     if style.finish == "ceramic" and chance(rng, 0.6):
-        parts.append(
-            piece("torus", (radii[-1] - 0.015, 0.022), choose(rng, (style.second, BRASS)), (0, half, 0))
-        )
+        parts.append(piece("torus", (radii[-1] - 0.015, 0.022), choose(rng, (style.second, BRASS)), (0, half, 0)))
     kind = int(rng.integers(4))
     if kind == 0:
         parts += _tulips(rng, half)
@@ -211,16 +201,12 @@ def vase(rng: np.random.Generator) -> Variant:
 
 def _ears(neck: float, half: float, body: Material) -> list[Part]:
     return [
-        piece(
-            "arc", (0.15, 0.03, 2.0), body, (side * (neck + 0.05), half * 0.5, 0), turn=(0, 0, -side * pi / 2)
-        )
+        piece("arc", (0.15, 0.03, 2.0), body, (side * (neck + 0.05), half * 0.5, 0), turn=(0, 0, -side * pi / 2))
         for side in (-1, 1)
     ]
 
 
-def _stems(
-    rng: np.random.Generator, half: float, leans: tuple[float, ...], tall: float
-) -> list[tuple[float, ...]]:
+def _stems(rng: np.random.Generator, half: float, leans: tuple[float, ...], tall: float) -> list[tuple[float, ...]]:
     """For each stem: its lean in radians and the x, y, z of its tip."""
     tips = []
     for i, lean in enumerate(leans):
@@ -249,25 +235,19 @@ def _tulips(rng: np.random.Generator, half: float) -> list[Part]:
 
 
 def _leaves(rng: np.random.Generator, half: float) -> list[Part]:
-    leaf = Material(
-        colour=choose(rng, ((0.42, 0.55, 0.45), (0.30, 0.48, 0.28), (0.55, 0.62, 0.42))), gloss=0.15
-    )
+    leaf = Material(colour=choose(rng, ((0.42, 0.55, 0.45), (0.30, 0.48, 0.28), (0.55, 0.62, 0.42))), gloss=0.15)
     parts = []
     for lean, x, y, z in _stems(rng, half, (-0.5, 0.28), 0.6):
         parts.append(rod((0, half - 0.2, 0), (x, y, z), 0.014, STEM))
         for i, share in enumerate((0.62, 0.82, 1.0)):
             side = -1 if i % 2 else 1
             at = (x * share + side * 0.075, half - 0.2 + (y - half + 0.2) * share + 0.03, z)
-            parts.append(
-                piece("ellipsoid", (0.085, 0.06, 0.018), leaf, at, turn=(0.3, side * 0.4, side * 0.6 - lean))
-            )
+            parts.append(piece("ellipsoid", (0.085, 0.06, 0.018), leaf, at, turn=(0.3, side * 0.4, side * 0.6 - lean)))
     return parts
 
 
 def _grass(rng: np.random.Generator, half: float) -> list[Part]:
-    plume = Material(
-        colour=choose(rng, ((0.88, 0.76, 0.58), (0.93, 0.88, 0.80), (0.80, 0.58, 0.48))), pattern="fabric"
-    )
+    plume = Material(colour=choose(rng, ((0.88, 0.76, 0.58), (0.93, 0.88, 0.80), (0.80, 0.58, 0.48))), pattern="fabric")
     parts = []
     for lean, x, y, z in _stems(rng, half, (-0.4, 0.02, 0.38), 0.5):
         parts.append(rod((0, half - 0.2, 0), (x, y, z), 0.012, Material(colour=(0.75, 0.63, 0.42))))
@@ -281,11 +261,7 @@ def clock(rng: np.random.Generator) -> Variant:
 
 
 def _dial(rng: np.random.Generator, wide: float, front: float, style: Look) -> list[Part]:
-    face = (
-        PAPER
-        if chance(rng, 0.75) or style.colour == "black"
-        else Material(colour=(0.13, 0.13, 0.15), gloss=0.1)
-    )
+    face = PAPER if chance(rng, 0.75) or style.colour == "black" else Material(colour=(0.13, 0.13, 0.15), gloss=0.1)
     hand = INK if face is PAPER else PAPER
     parts = [piece("cylinder", (wide, 0.02), face, (0, 0, front), turn=(pi / 2, 0, 0))]
     for i in range(4):
@@ -312,9 +288,7 @@ def _alarm_clock(rng: np.random.Generator) -> Variant:
     for side in (-1, 1):
         lean = side * 0.6
         x, y = sin(lean), cos(lean)
-        parts.append(
-            piece("dome", (0.155,), metal, (x * (wide + 0.04), y * (wide + 0.04), 0), turn=(0, 0, -lean))
-        )
+        parts.append(piece("dome", (0.155,), metal, (x * (wide + 0.04), y * (wide + 0.04), 0), turn=(0, 0, -lean)))
         parts.append(rod((side * 0.22, -0.32, 0), (side * 0.32, -0.5, 0), 0.035, metal))
     parts.append(piece("arc", (0.13, 0.02, 1.7), IRON, (0, wide + 0.09, 0)))
     return style.variant(parts, turn=between(rng, -0.4, 0.4))
@@ -335,9 +309,5 @@ def _table_clock(rng: np.random.Generator) -> Variant:
             piece("box", (0.3, 0.06, 0.17), choose(rng, WOODS), (0, -wide - 0.02, 0), round=0.02),
         ]
     front = 0.125 if arched else 0.105
-    bezel = piece(
-        "torus", (wide - 0.08, 0.025), choose(rng, METALS), (0, 0, front + 0.015), turn=(pi / 2, 0, 0)
-    )
-    return style.variant(
-        [*shell, *_dial(rng, wide - 0.09, front + 0.01, style), bezel], turn=between(rng, -0.4, 0.4)
-    )
+    bezel = piece("torus", (wide - 0.08, 0.025), choose(rng, METALS), (0, 0, front + 0.015), turn=(pi / 2, 0, 0))
+    return style.variant([*shell, *_dial(rng, wide - 0.09, front + 0.01, style), bezel], turn=between(rng, -0.4, 0.4))

@@ -55,11 +55,7 @@ def _bottle_loop(rng: np.random.Generator, slim: float, top: float, cap: Materia
         case 0:
             return [piece("arc", (slim * 0.85, 0.024, 1.62), strap, (0, top, 0))]
         case 1:
-            return [
-                piece(
-                    "arc", (0.1, 0.022, 2.1), strap, (slim + 0.06, top - 0.06, 0), turn=(0, 0, -pi / 2 + 0.2)
-                )
-            ]
+            return [piece("arc", (0.1, 0.022, 2.1), strap, (slim + 0.06, top - 0.06, 0), turn=(0, 0, -pi / 2 + 0.2))]
         case _:
             return [piece("cylinder", (slim * 0.6, 0.03), strap, (0, top + 0.05, 0), round=0.015)]
 
@@ -68,20 +64,13 @@ def _bottle_mark(rng: np.random.Generator, style: Look, wide: float) -> list[Par
     tint = style.second
     match int(rng.integers(4)):
         case 0:
-            return [
-                piece("cylinder", (wide + 0.006, 0.05), tint, (0, between(rng, -0.2, 0.05), 0), round=0.004)
-            ]
+            return [piece("cylinder", (wide + 0.006, 0.05), tint, (0, between(rng, -0.2, 0.05), 0), round=0.004)]
         case 1:
             return [
-                piece("cylinder", (wide + 0.006, 0.018), tint, (0, y, 0), round=0.004)
-                for y in (-0.16, -0.1, -0.04)
+                piece("cylinder", (wide + 0.006, 0.018), tint, (0, y, 0), round=0.004) for y in (-0.16, -0.1, -0.04)
             ]
         case 2:
-            return [
-                piece(
-                    "cylinder", (0.075, 0.02), tint, (0, 0.0, wide - 0.005), turn=(pi / 2, 0, 0), round=0.005
-                )
-            ]
+            return [piece("cylinder", (0.075, 0.02), tint, (0, 0.0, wide - 0.005), turn=(pi / 2, 0, 0), round=0.005)]
         case _:
             sleeve = choose(rng, (TAN, RUBBER, cloth(style.second.colour)))
             return [piece("cylinder", (wide + 0.012, 0.16), sleeve, (0, -0.12, 0), round=0.01)]
@@ -115,13 +104,9 @@ def _ridge_tent(rng: np.random.Generator) -> Variant:
     for side in (-1, 1):
         fold = (side * open_wide * 0.6, -half * 0.28, deep + 0.01)
         lean = side * (0.6 + between(rng, 0, 0.08))
+        parts.append(piece("box", (0.075, half * 0.72, 0.02), flap, fold, turn=(0, -side * 0.5, lean), round=0.018))
         parts.append(
-            piece("box", (0.075, half * 0.72, 0.02), flap, fold, turn=(0, -side * 0.5, lean), round=0.018)
-        )
-        parts.append(
-            rod(
-                (0, half + 0.05, deep - 0.03), (side * (wide * 0.85), -half + 0.02, deep + 0.14), 0.007, PAPER
-            )
+            rod((0, half + 0.05, deep - 0.03), (side * (wide * 0.85), -half + 0.02, deep + 0.14), 0.007, PAPER)
         )
     return style.variant(parts, turn=between(rng, 0.2, 0.6) * choose(rng, (-1, 1)))
 
@@ -183,13 +168,10 @@ def backpack(rng: np.random.Generator) -> Variant:
     if chance(rng, 0.4):
         roll = cloth(style.second.colour)
         parts.append(
-            piece(
-                "cylinder", (0.12, wide + 0.06), roll, (0, tall + 0.12, 0.02), turn=(0, 0, pi / 2), round=0.04
-            )
+            piece("cylinder", (0.12, wide + 0.06), roll, (0, tall + 0.12, 0.02), turn=(0, 0, pi / 2), round=0.04)
         )
         parts += [
-            piece("torus", (0.123, 0.016), trim, (x, tall + 0.12, 0.02), turn=(0, 0, pi / 2))
-            for x in (-0.17, 0.17)
+            piece("torus", (0.123, 0.016), trim, (x, tall + 0.12, 0.02), turn=(0, 0, pi / 2)) for x in (-0.17, 0.17)
         ]
     return style.variant(parts, turn=between(rng, -0.5, 0.5))
 

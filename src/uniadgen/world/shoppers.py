@@ -69,9 +69,7 @@ class Noise:
         if self.sample + self.image_only + self.text_only > 1:
             raise ValueError(f"got {rates}, expected sample + image_only + text_only <= 1, lower one of them")
         if not 1 <= self.num_departments <= len(DEPARTMENTS):
-            raise ValueError(
-                f"got num_departments = {self.num_departments}, expected 1..{len(DEPARTMENTS)}, change it"
-            )
+            raise ValueError(f"got num_departments = {self.num_departments}, expected 1..{len(DEPARTMENTS)}, change it")
         if self.length < 0:
             raise ValueError(f"got length = {self.length}, expected length >= 0, raise it")
 
@@ -218,9 +216,7 @@ class Shop(Catalogue):
         """Which of the visited departments each click falls in, 0 being home."""
         return np.searchsorted(self._department_edges, unit(draws.department), side="right")
 
-    def _clicks(
-        self, departments: Ids, tastes: Ids, draws: _Draws, avoid: int | None = None
-    ) -> tuple[Ids, Ids]:
+    def _clicks(self, departments: Ids, tastes: Ids, draws: _Draws, avoid: int | None = None) -> tuple[Ids, Ids]:
         """The creatives clicked and the reasons (indices into `REASONS`); all arrays are (clicks,)."""
         reasons = np.searchsorted(self._reason_edges, unit(draws.reason), side="right")
         random = below(draws.random, NUM_TASTES)

@@ -84,9 +84,7 @@ def short_name(family: str, department: str, language: str) -> str:
     return f"{word} {noun}" if language == "en" else word + noun
 
 
-def description(
-    family: str, department: str, colour: str, finish: str, language: str, rng: np.random.Generator
-) -> str:
+def description(family: str, department: str, colour: str, finish: str, language: str, rng: np.random.Generator) -> str:
     """One sentence as a seller writes it; equal generators give the same facts in both languages.
 
     Raises `ValueError` for a word that the tables do not know.

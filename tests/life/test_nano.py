@@ -1,0 +1,169 @@
+"""Nano from a click log to an ad on a person's own files: every stage for real, at the smallest size."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from uniadgen import AdGenerator, Click, Product
+from uniadgen.data.adworld import example_of, shop_of
+from uniadgen.evaluate import evaluate_in_world
+from uniadgen.model import weights
+from uniadgen.train.loop import CHECKPOINT
+from uniadgen.train.nano import train_recipe
+
+MOST_SECONDS = 60  # of processor time, child processes included: the clock on the wall depends on who else works
+
+
+def worked() -> float:
+    """Seconds of work so far."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+@pytest.fixture(scope="module", autouse=True)
+def brief(rendering: None) -> Iterator[None]:
+    """All of this file together takes no longer than a minute."""
+    began = worked()
+    yield
+    assert worked() - began <= MOST_SECONDS
+
+
+def test_a_click_log_becomes_examples(tiny_config) -> None:
+    shop = shop_of(tiny_config.world)
+    for number in range(tiny_config.world.num_shoppers):
+        example = example_of(shop, shop.visit(number), tiny_config.data.image_size, 48)
+        assert len(example.clicks) == tiny_config.world.history_length
+        assert example.target is not None
+
+
+def test_examples_become_weights(tiny_run: Path, tiny_config) -> None:
+    run = tiny_run.parent
+    for stage, steps in (("vq", tiny_config.vq_train.steps), ("model", tiny_config.train.steps)):
+        metrics = [json.loads(line) for line in (run / stage / "metrics.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in metrics] == list(range(steps))
+        assert all(np.isfinite(line["total"]) for line in metrics)
+        with Image.open(next((run / stage).glob("sample-*.png"))) as sheet:
+            assert sheet.width > tiny_config.data.image_size
+
+
+def test_weights_are_what_was_trained(tiny_run: Path) -> None:
+    trained = torch.load(tiny_run.parent / "model" / CHECKPOINT, weights_only=True)["model"]
+    loaded, _, _ = weights.load(tiny_run)
+    for name, tensor in loaded.state_dict().items():
+        torch.testing.assert_close(tensor, trained[name].half().float(), rtol=0, atol=0, msg=name)
+
+
+def test_the_trained_vq_is_in_the_model(tiny_run: Path) -> None:
+    trained = torch.load(tiny_run.parent / "vq" / CHECKPOINT, weights_only=True)["model"]
+    loaded, _, _ = weights.load(tiny_run)
+    for name, tensor in loaded.model.vqmodel.state_dict().items():
+        torch.testing.assert_close(tensor, trained[f"vq.{name}"].half().float(), rtol=0, atol=0, msg=name)
+
+
+def test_a_run_that_is_done_is_not_done_again(tiny_run: Path, tiny_config) -> None:
+    before = (tiny_run / "model.safetensors").read_bytes()
+    assert train_recipe(tiny_config, tiny_run.parent) == tiny_run
+    assert (tiny_run / "model.safetensors").read_bytes() == before
+
+
+def test_a_recipe_that_stops_anywhere_goes_on_to_the_same_weights(tiny_run: Path, tiny_config, tmp_path, monkeypatch) -> None:
+    """Stopped in the VQ's training, in the coding of the stock, and in the model's training."""
+    from uniadgen.train import nano
+
+    (tmp_path / "stock").symlink_to(tiny_run.parent / "stock")  # the pictures are the same; codes are made anew
+    codes = tiny_run.parent / "stock" / "codes.npz"
+    kept = codes.read_bytes()
+    codes.unlink()
+
+    def stop_at(name: str, owner: object, when: int) -> None:
+        original, calls = getattr(owner, name), []
+
+        def stopping(*args, **kwargs):
+            calls.append(1)
+            if len(calls) == when:
+                raise KeyboardInterrupt
+            return original(*args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, stopping)
+            with pytest.raises(KeyboardInterrupt):
+                train_recipe(tiny_config, tmp_path)
+
+    stop_at("batch", nano.PictureBatches, 3)
+    stop_at("_code_stock", nano, 1)
+    stop_at("batch", nano.AdWorldRows, 6)
+    train_recipe(tiny_config, tmp_path)
+    assert codes.read_bytes() == kept
+    assert (tmp_path / "weights" / "model.safetensors").read_bytes() == (tiny_run / "model.safetensors").read_bytes()
+
+
+def test_weights_are_measured_on_held_out_shoppers(tiny_run: Path, tmp_path: Path) -> None:
+    report = evaluate_in_world(str(tiny_run), 10, 0, tmp_path / "sheet.png")
+    measures = {measure["name"]: measure for measure in report["measures"]}
+    # Six steps teach nothing; these hold for any model.
+    assert measures["pasted product: largest change of a pixel"]["value"] == 0
+    assert measures["same request and seed: same bytes"]["value"] == 1
+    assert measures["texts of selling points only"]["value"] == 1
+    assert measures["palette: true pictures (the judge itself)"]["value"] >= 0.9
+    assert all(m["low"] <= m["value"] <= m["high"] for m in report["measures"])
+    json.dumps(report)
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width == 10 * 32
+
+
+@pytest.fixture
+def own_files(tmp_path: Path) -> Path:
+    """A person's own product and history: no picture of AdWorld, words of nobody's tokenizer."""
+    cutout = Image.new("RGBA", (300, 200))
+    ImageDraw.Draw(cutout).rounded_rectangle((90, 20, 210, 190), 30, fill=(20, 90, 160, 255))
+    cutout.save(tmp_path / "thermos.webp", lossless=True)
+    (tmp_path / "clicks").mkdir()
+    entries = []
+    for number in range(7):
+        noise = np.random.default_rng(number).integers(256, size=(90, 120, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / "clicks" / f"{number}.jpg")
+        entries.append({"picture": f"clicks/{number}.jpg", "text": f"Thermosflasche № {number} – größer"})
+    (tmp_path / "history.json").write_text(json.dumps(entries), encoding="utf-8")
+    return tmp_path
+
+
+def test_a_persons_own_files_become_an_ad(tiny_run: Path, own_files: Path) -> None:
+    """The command itself, twice: the same request and seed give the same bytes."""
+    command = [sys.executable, "-m", "uniadgen", "generate", "--model", str(tiny_run), "--product", "thermos.webp"]
+    command += ["--description", "Ein Edelstahl-Thermobecher, 0,5 l.", "--point", "hält 12 h warm", "--point", "spülmaschinenfest"]
+    command += ["--history", "history.json", "--seed", "7"]
+    for name in ("one.png", "two.png"):
+        made = subprocess.run([*command, "--out", name], cwd=own_files, check=False, capture_output=True, text=True)
+        assert made.returncode == 0, made.stderr
+    one, two = ((own_files / f"{name}.png").read_bytes() for name in ("one", "two"))
+    assert one == two
+    records = [json.loads((own_files / f"{name}.json").read_text(encoding="utf-8")) for name in ("one", "two")]
+    assert records[0] == records[1]
+    assert "hält 12 h warm" in records[0]["text"] or "spülmaschinenfest" in records[0]["text"]
+    assert len(records[0]["shown"]) == 4
+
+
+def test_another_shoppers_history_changes_what_the_model_reads(tiny_run: Path, product: Product, clicks) -> None:
+    generator = AdGenerator.from_pretrained(tiny_run)
+    other = tuple(Click(Image.new("RGB", (20, 20), "navy"), "outdoor tent, blue") for _ in clicks)
+    guided = generator.config.generate
+    requests = [generator.rows([example], [[0, 1]], guided)[0] for example in _examples(product, clicks, other)]
+    assert requests[0].ids.tolist() != requests[1].ids.tolist()
+    assert requests[0].click_codes.tolist() != requests[1].click_codes.tolist()
+    np.testing.assert_array_equal(requests[0].cutout, requests[1].cutout)
+
+
+def _examples(product: Product, *histories):
+    from uniadgen import Example
+
+    blank = Example(product)
+    return [replace(blank, clicks=clicks) for clicks in histories]

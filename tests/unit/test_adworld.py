@@ -1,0 +1,136 @@
+"""AdWorld as training data: examples of visits, the stock of pictures, and rows that are pure functions of numbers."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from uniadgen.config import override
+from uniadgen.data.adworld import all_texts, example_of, needed_pictures, render_stock, shop_of
+from uniadgen.data.batch import Kind
+from uniadgen.model import weights
+from uniadgen.train.nano import AdWorldRows, PictureBatches
+
+
+@pytest.fixture
+def rows(tiny_run, tiny_config) -> AdWorldRows:
+    """The training rows of the tiny run."""
+    stock = render_stock(tiny_config.world, tiny_run.parent / "stock", tiny_config.data.image_size, 1)
+    with np.load(tiny_run.parent / "stock" / "codes.npz") as arrays:
+        codes = arrays["targets"], arrays["clicks"]
+    _, layout, _ = weights.load(tiny_run)
+    return AdWorldRows(tiny_config, layout, stock, *codes)
+
+
+def test_a_visit_becomes_a_request_and_the_click_that_happened(rendering: None, tiny_config) -> None:
+    shop = shop_of(tiny_config.world)
+    visit = shop.visit(0)
+    example = example_of(shop, visit, 16, 48)
+    language = visit.shopper.language
+    assert example.product.cutout.size == (48, 48)
+    assert example.product.description == shop.creative(visit.target).product.description(language)
+    assert example.target.text == shop.creative(visit.target).text(language)
+    assert [click.text for click in example.clicks] == [shop.creative(i).text(language) for i in visit.history.creative_ids]
+    assert all(click.picture.size == (16, 16) for click in (*example.clicks, example.target))
+
+
+def test_the_held_out_shop_is_another(tiny_config) -> None:
+    shops = shop_of(tiny_config.world), shop_of(tiny_config.world, held_out=True)
+    one, other = (shop.product(0).variant.solid for shop in shops)
+    assert one != other
+
+
+def test_the_tokenizer_learns_from_all_that_sellers_say(tiny_config) -> None:
+    texts = set(all_texts(shop_of(tiny_config.world)))
+    shop = shop_of(tiny_config.world)
+    for number in range(20):
+        visit = shop.visit(number)
+        product = shop.creative(visit.target).product
+        assert shop.creative(visit.target).text(visit.shopper.language) in texts
+        assert product.description(visit.shopper.language) in texts
+        assert set(product.selling_points(visit.shopper.language)) <= texts
+
+
+def test_the_stock_holds_what_the_shoppers_clicked(tiny_config) -> None:
+    shop, world = shop_of(tiny_config.world), tiny_config.world
+    needed = set(needed_pictures(world).tolist())
+    visits = [shop.visit(i) for i in range(world.num_shoppers)]
+    assert {shop.creative(c).picture_id for v in visits for c in (v.target, *v.history.creative_ids)} == needed
+    assert len(needed_pictures(replace(world, num_shoppers=0))) == shop.num_pictures
+
+
+def test_the_stock_is_the_shops_pictures(rows: AdWorldRows, tiny_config) -> None:
+    from uniadgen.data.adworld import cutout_of, picture_of
+
+    stock, side = rows.stock, tiny_config.data.image_size
+    for place in (0, len(stock.picture_ids) - 1):
+        picture_id = int(stock.picture_ids[place])
+        assert stock.row(picture_id) == place
+        np.testing.assert_array_equal(stock.pictures[place], picture_of(rows.shop, picture_id, side).picture)
+        np.testing.assert_array_equal(stock.cutouts[place], cutout_of(rows.shop, picture_id, side))
+
+
+def test_a_picture_that_is_not_in_stock_is_not_taken_for_another(rows: AdWorldRows) -> None:
+    stranger = int(np.setdiff1d(np.arange(rows.shop.num_pictures), rows.stock.picture_ids)[0])
+    with pytest.raises((ValueError, AssertionError, KeyError)):
+        rows.stock.row(stranger)
+
+
+def test_a_row_is_a_pure_function_of_its_number(rows: AdWorldRows) -> None:
+    for number in (0, 7, 10**9):
+        one, again = rows.row(number), rows.row(number)
+        np.testing.assert_array_equal(one.ids, again.ids)
+        np.testing.assert_array_equal(one.cutout, again.cutout)
+
+
+def test_shoppers_come_round_but_templates_and_clicks_are_drawn_anew(rows: AdWorldRows, tiny_config) -> None:
+    again = rows.row(tiny_config.world.num_shoppers)
+    assert rows.visit(0) == rows.visit(tiny_config.world.num_shoppers)
+    assert again.ids.tolist() != rows.row(0).ids.tolist()
+
+
+def test_batches_take_the_rows_in_their_order(rows: AdWorldRows, tiny_config) -> None:
+    size = tiny_config.train.batch_size
+    batch = rows.batch(3)
+    for b in range(size):
+        row = rows.row(3 * size + b)
+        assert batch.ids[b][batch.attend[b]].tolist() == row.ids.tolist()
+
+
+def test_the_answer_of_a_row_is_what_was_clicked(rows: AdWorldRows) -> None:
+    for number in range(6):
+        row, visit = rows.row(number), rows.visit(number)
+        words = row.ids[row.kind == Kind.TEXT][:-1]
+        target = rows.shop.creative(visit.target)
+        assert rows.layout.tokenizer.decode(words.tolist()) == target.text(visit.shopper.language)
+        place = rows.stock.row(target.picture_id)
+        assert row.ids[row.kind == Kind.IMAGE].tolist() == rows.targets[place].tolist()
+
+
+def test_a_share_of_rows_has_no_history(rows: AdWorldRows, tiny_config) -> None:
+    without = [len(rows.row(number).click_ids) == 0 for number in range(300)]
+    assert abs(np.mean(without) - tiny_config.data.history_dropout) < 0.07
+    assert not rows.row(0, with_history=False).click_ids
+
+
+def test_every_fourth_batch_of_the_vq_has_pictures_as_small_as_clicks(rows: AdWorldRows, tiny_config) -> None:
+    batches = PictureBatches(rows.stock.pictures, tiny_config)
+    large, small = tiny_config.data.image_size, tiny_config.data.click_size
+    assert [batches.batch(step).shape[-1] for step in range(8)] == [large, large, large, small] * 2
+    assert batches.batch(5).equal(batches.batch(5))
+    assert not batches.batch(5).equal(batches.batch(6))
+
+
+def test_a_stock_that_was_stopped_half_way_is_finished(rendering: None, tiny_config, tmp_path) -> None:
+    world, advanced = override(tiny_config, {"world.num_shoppers": 1}).world, []
+    whole = render_stock(world, tmp_path, 16, 1)
+    pictures = np.array(whole.pictures)
+    for mark in tmp_path.glob("done-*"):
+        mark.unlink()
+    np.load(tmp_path / "pictures.npy", mmap_mode="r+")[:] = 0
+    again = render_stock(world, tmp_path, 16, 1, advanced.append)
+    np.testing.assert_array_equal(again.pictures, pictures)
+    assert sum(advanced) == len(whole.picture_ids)
+    advanced.clear()
+    render_stock(world, tmp_path, 16, 1, advanced.append)
+    assert advanced == [len(whole.picture_ids)]
