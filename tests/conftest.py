@@ -10,8 +10,8 @@ from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 from PIL import Image, ImageDraw
 
-# Every annotation is checked at every call in every test. AdWorld is left out: it handles no tensors, and numba compiles
-# its functions. So is the configuration: transformers has its own checks there, and the two do not go together.
+# Every annotation is checked at every call in every test. AdWorld is left out: it handles no tensors, and numba
+# compiles its functions. So is the configuration: transformers checks it, and two checkers do not go together.
 PACKAGE = Path(find_spec("uniadgen").origin).parent
 MODULES = [".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in sorted(PACKAGE.rglob("*.py"))]
 UNHOOKED = ("uniadgen.world.", "uniadgen.model.configuration")
@@ -60,7 +60,12 @@ TINY = {
     "world.num_shoppers": 3,
     "world.num_variants": 12,
 }
-TEXTS = ("dishwasher safe and light", "kitchen mug: gift box included!", "家用马克杯，礼盒包装", "A red mug for the kitchen.")
+TEXTS = (
+    "dishwasher safe and light",
+    "kitchen mug: gift box included!",
+    "家用马克杯，礼盒包装",
+    "A red mug for the kitchen.",
+)
 
 
 @pytest.fixture(scope="session")
@@ -110,7 +115,9 @@ def make_row(layout: Layout, tiny_config: Config) -> Callable[..., Row]:
         rng = np.random.default_rng(seed)
         codes = lambda num: rng.integers(tiny_config.model.num_codes, size=num)  # noqa: E731
         # Titles of different lengths.
-        clicks = [Shown(TEXTS[(seed + i) % 3] + " mug" * (i % 3), codes(tiny_config.click_cells)) for i in range(num_clicks)]
+        clicks = [
+            Shown(TEXTS[(seed + i) % 3] + " mug" * (i % 3), codes(tiny_config.click_cells)) for i in range(num_clicks)
+        ]
         cutout = rng.random((4, tiny_config.data.image_size, tiny_config.data.image_size), dtype=np.float32)
         cutout[:3] *= cutout[3]
         answer = Target(TEXTS[seed % 3], codes(tiny_config.cells)) if target else None
@@ -156,6 +163,4 @@ def product() -> Product:
 def clicks() -> tuple[Click, ...]:
     """Six clicked ads: plain pictures of different colours, titles near and far from the product."""
     titles = ("kitchen mug", "beauty cream", "red kettle for the kitchen", "outdoor tent", "a lamp", "a mug")
-    return tuple(
-        Click(Image.new("RGB", (40, 30), (40 * i, 255 - 40 * i, 90)), title) for i, title in enumerate(titles)
-    )
+    return tuple(Click(Image.new("RGB", (40, 30), (40 * i, 255 - 40 * i, 90)), title) for i, title in enumerate(titles))

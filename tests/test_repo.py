@@ -5,6 +5,7 @@ import importlib
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,20 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "uniadgen"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # A module may import what stands before its own part, and its own part.
-ORDER = ("records", "config", "recipes", "world", "data", "model", "engine", "pipeline", "train", "evaluate", "files", "demo")
+ORDER = (
+    "records",
+    "config",
+    "recipes",
+    "world",
+    "data",
+    "model",
+    "engine",
+    "pipeline",
+    "train",
+    "evaluate",
+    "files",
+    "demo",
+)
 ORDER += ("__main__",)
 
 
@@ -34,7 +48,9 @@ def imported(path: Path) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "uniadgen":
-            found |= {f"{node.module}.{alias.name}" if node.module == "uniadgen" else node.module for alias in node.names}
+            found |= {
+                f"{node.module}.{alias.name}" if node.module == "uniadgen" else node.module for alias in node.names
+            }
         elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names if alias.name.split(".")[0] == "uniadgen"}
     return found
@@ -62,7 +78,7 @@ def test_no_two_modules_import_each_other() -> None:
 
 def test_records_need_no_torch() -> None:
     script = "import sys, uniadgen.records, uniadgen.recipes; sys.exit('torch' in sys.modules)"
-    assert subprocess.run(["python", "-c", script], check=False, executable=__import__("sys").executable).returncode == 0
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
 def test_the_public_names_are_those_that_can_be_imported() -> None:

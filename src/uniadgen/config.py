@@ -75,6 +75,9 @@ class ModelConfig:
     text_weight: float = 1.0  # lambda_text of Eq. 4
     image_weight: float = 1.0  # lambda_img of Eq. 4
     condition_dropout: float = 0.1  # share of training rows whose control is zero (release)
+    code_dropout: float = (
+        0.0  # share of training rows in which codes already painted are hidden, at a random rate (ours)
+    )
 
     @property
     def downsample(self) -> int:
@@ -83,8 +86,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _expect(0 < self.keep_rate <= 1, "model.keep_rate", self.keep_rate, "a share in (0, 1]")
-        dropout = self.condition_dropout
-        _expect(0 <= dropout <= 1, "model.condition_dropout", dropout, "a share in [0, 1]")
+        for name in ("condition_dropout", "code_dropout"):
+            _expect(0 <= getattr(self, name) <= 1, f"model.{name}", getattr(self, name), "a share in [0, 1]")
         for name in ("hidden_size", "foreground_size"):
             heads = self.num_heads if name == "hidden_size" else self.foreground_heads
             _expect(

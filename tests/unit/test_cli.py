@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from conftest import TINY
 from uniadgen import __main__, files
 from uniadgen.__main__ import app
 
@@ -81,8 +83,6 @@ BAD_REQUESTS = [
 
 @pytest.mark.parametrize(("changes", "expected"), BAD_REQUESTS, ids=str)
 def test_a_bad_request_is_told_in_one_line_and_writes_nothing(home: Path, changes: dict, expected: str) -> None:
-    import re
-
     before = contents(home)
     result = call(*ask(**changes))
     assert result.exit_code == 2
@@ -104,7 +104,9 @@ BAD_NUMBERS = [
 
 
 @pytest.mark.parametrize(("changes", "expected"), BAD_NUMBERS, ids=str)
-def test_an_impossible_number_is_named_and_writes_nothing(home: Path, tiny_run: Path, changes: dict, expected: str) -> None:
+def test_an_impossible_number_is_named_and_writes_nothing(
+    home: Path, tiny_run: Path, changes: dict, expected: str
+) -> None:
     before = contents(home)
     result = call(*ask(tiny_run, **changes))
     assert result.exit_code == 2
@@ -112,6 +114,10 @@ def test_an_impossible_number_is_named_and_writes_nothing(home: Path, tiny_run: 
     assert "Traceback" not in result.stderr
     assert contents(home) == before
 
+
+# Should a mistake slip through, the training that it starts is over in seconds.
+SMALL = {**TINY, "vq_train.steps": 1, "train.steps": 1, "world.num_shoppers": 1}
+QUICKLY = [part for name, value in SMALL.items() for part in ("--set", f"{name}={value}")]
 
 OTHER_MISTAKES = [
     (("train", "nanoo"), r"unknown recipe 'nanoo'; did you mean 'nano'\?"),
@@ -135,12 +141,12 @@ OTHER_MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "expected"), OTHER_MISTAKES, ids=lambda x: " ".join(x) if isinstance(x, tuple) else "")
+@pytest.mark.parametrize(
+    ("arguments", "expected"), OTHER_MISTAKES, ids=lambda x: " ".join(x) if isinstance(x, tuple) else ""
+)
 def test_a_mistake_is_told_in_one_line_and_writes_nothing(home: Path, arguments: tuple, expected: str) -> None:
-    import re
-
     before = contents(home)
-    result = call(*arguments)
+    result = call(*arguments[:2], *(QUICKLY if arguments[:2] == ("train", "nano") else ()), *arguments[2:])
     assert result.exit_code == 2
     assert result.stdout == ""
     assert re.fullmatch(rf"uniadgen: .*{expected}.*\n", result.stderr), result.stderr
@@ -224,7 +230,7 @@ def test_words_that_are_no_unicode_are_told_in_one_line(home: Path) -> None:
 def test_other_errors_are_not_swallowed(home: Path, monkeypatch) -> None:
     """A fault of ours must stay loud."""
 
-    def broken(path) -> None:
+    def broken(*args: object, **kwargs: object) -> None:
         raise RuntimeError("a fault")
 
     monkeypatch.setattr(files, "check_output", broken)

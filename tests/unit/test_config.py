@@ -5,7 +5,16 @@ import json
 
 import pytest
 
-from uniadgen.config import Config, DataConfig, GenerateConfig, ModelConfig, nearest, override, parse_overrides, replace_in
+from uniadgen.config import (
+    Config,
+    DataConfig,
+    GenerateConfig,
+    ModelConfig,
+    nearest,
+    override,
+    parse_overrides,
+    replace_in,
+)
 from uniadgen.recipes import RECIPES, nano, paper_1b, paper_7b, recipe
 
 
@@ -54,7 +63,12 @@ def test_recipes_change_fields_by_keyword() -> None:
 
 @pytest.mark.parametrize(
     ("name", "offered"),
-    [("train.stps", "steps"), ("trian.steps", "train"), ("data.num_click", "num_clicks"), ("generate.guidence", "guidance")],
+    [
+        ("train.stps", "steps"),
+        ("trian.steps", "train"),
+        ("data.num_click", "num_clicks"),
+        ("generate.guidence", "guidance"),
+    ],
 )
 def test_an_unknown_name_offers_the_nearest(name: str, offered: str) -> None:
     with pytest.raises(ValueError, match=f"unknown setting '{name}'; did you mean '{offered}'\\?"):
@@ -68,7 +82,7 @@ def test_a_name_like_no_other_lists_what_is_known() -> None:
 
 @pytest.mark.parametrize("name", ["train", "train.steps.more", "name.more"])
 def test_a_group_and_a_leaf_are_told_apart(name: str) -> None:
-    with pytest.raises(ValueError, match="is a group|has no fields"):
+    with pytest.raises(ValueError, match=r"is a group|has no fields"):
         override(nano(), {name: "1"})
 
 
@@ -136,7 +150,9 @@ def test_an_impossible_value_is_refused_with_both_numbers(kind: type, field: str
 
 
 def test_pictures_must_be_made_of_whole_cells() -> None:
-    with pytest.raises(ValueError, match=r"data.image_size is 100, expected a multiple of 12 \(pixels per image cell\)"):
+    with pytest.raises(
+        ValueError, match=r"data.image_size is 100, expected a multiple of 12 \(pixels per image cell\)"
+    ):
         override(nano(), {"data.image_size": "100"})
 
 
@@ -182,7 +198,9 @@ def test_a_file_of_another_version_is_refused(change: dict, tmp_path) -> None:
     nano().save(path)
     values = json.loads(path.read_text()) | change
     path.write_text(json.dumps({name: value for name, value in values.items() if value is not None}))
-    with pytest.raises(ValueError, match=f"recipe.json: the fields \\['{next(iter(change))}'\\] are missing or unknown"):
+    with pytest.raises(
+        ValueError, match=f"recipe.json: the fields \\['{next(iter(change))}'\\] are missing or unknown"
+    ):
         Config.load(path)
 
 
@@ -199,12 +217,14 @@ def test_a_file_whose_part_is_of_another_version_says_which(tmp_path) -> None:
 @pytest.mark.parametrize("content", ["[1]", "3", '{"name": "x"}'])
 def test_a_file_that_is_no_recipe_is_refused(content: str, tmp_path) -> None:
     (tmp_path / "recipe.json").write_text(content)
-    with pytest.raises(ValueError, match="recipe.json"):
+    with pytest.raises(ValueError, match=r"recipe\.json"):
         Config.load(tmp_path / "recipe.json")
 
 
 def test_an_unknown_recipe_offers_the_nearest() -> None:
-    with pytest.raises(ValueError, match=r"unknown recipe 'nanoo'; did you mean 'nano'\? \(known: nano, paper_1b, paper_7b\)"):
+    with pytest.raises(
+        ValueError, match=r"unknown recipe 'nanoo'; did you mean 'nano'\? \(known: nano, paper_1b, paper_7b\)"
+    ):
         recipe("nanoo")
 
 

@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from uniadgen.data.cutout import MARGIN, STAND_BASE, STAND_HEIGHT, STAND_WIDTH, paste, place, premultiplied, read_picture
+from uniadgen.data.cutout import (
+    MARGIN,
+    STAND_BASE,
+    STAND_HEIGHT,
+    STAND_WIDTH,
+    paste,
+    place,
+    premultiplied,
+    read_picture,
+)
 
 
 def disc(side: int = 100, box=(30, 30, 69, 69), colour=(200, 30, 30, 255)) -> Image.Image:
@@ -38,7 +47,9 @@ def test_a_cut_out_product_is_read_as_it_is(tmp_path: Path, ending: str) -> None
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "CMYK", "1", "RGBA", "I;16"])
 def test_a_clicked_picture_may_be_of_any_mode(tmp_path: Path, mode: str) -> None:
     ending = "jpg" if mode == "CMYK" else "png"
-    picture = Image.new("I;16", (20, 20), 40000) if mode == "I;16" else Image.new("RGB", (20, 20), "white").convert(mode)
+    picture = (
+        Image.new("I;16", (20, 20), 40000) if mode == "I;16" else Image.new("RGB", (20, 20), "white").convert(mode)
+    )
     assert read_picture(saved(tmp_path / f"click.{ending}", picture), "RGB").mode == "RGB"
 
 
@@ -80,7 +91,9 @@ def test_a_picture_that_was_cut_short_is_named(tmp_path: Path, ending: str, shar
 
 def test_a_product_without_transparency_is_told_what_to_do(tmp_path: Path) -> None:
     path = saved(tmp_path / "photo.jpg", Image.new("RGB", (20, 20), "red"))
-    with pytest.raises(ValueError, match="photo.jpg: the picture has mode RGB without transparency.*remove its background"):
+    with pytest.raises(
+        ValueError, match=r"photo.jpg: the picture has mode RGB without transparency.*remove its background"
+    ):
         read_picture(path, "RGBA")
 
 
@@ -232,7 +245,9 @@ def test_a_half_covered_pixel_is_half_product_half_ground() -> None:
     pasted = ad(Image.fromarray(canvas))
     expected = 128 / 255 * np.array([200, 30, 30]) + 127 / 255 * np.array(GROUND)
     at = np.argwhere(rim & (canvas[..., 3] == 128))
-    outermost = [tuple(point) for point in at if not canvas[point[0] - 2 : point[0] + 3, point[1] - 2 : point[1] + 3, 3].all()]
+    outermost = [
+        tuple(point) for point in at if not canvas[point[0] - 2 : point[0] + 3, point[1] - 2 : point[1] + 3, 3].all()
+    ]
     assert len(outermost) > 100
     assert np.abs(np.array([pasted[point] for point in outermost]) - expected).max() <= 12
 
@@ -243,4 +258,7 @@ def test_the_ad_has_the_size_of_the_canvas() -> None:
 
 def test_a_product_that_fills_the_picture_can_be_pasted() -> None:
     canvas = Image.new("RGBA", (72, 72), (200, 30, 30, 255))
-    assert np.asarray(paste(Image.new("RGB", (24, 24), "white"), canvas)).reshape(-1, 3).tolist() == [[200, 30, 30]] * 72**2
+    assert (
+        np.asarray(paste(Image.new("RGB", (24, 24), "white"), canvas)).reshape(-1, 3).tolist()
+        == [[200, 30, 30]] * 72**2
+    )

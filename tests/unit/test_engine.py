@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -43,8 +44,9 @@ def heard(model, monkeypatch) -> Heard:
     """Listens to the model."""
     heard = Heard()
     for name, into in (("text_logits", heard.words), ("image_logits", heard.codes)):
+        call = getattr(model, name)
 
-        def listening(hidden, call=getattr(model, name), into=into):
+        def listening(hidden, call=call, into=into):
             into.append(call(hidden))
             return into[-1]
 
@@ -121,7 +123,9 @@ def test_both_branches_of_guidance_are_teacher_forcing(model, layout: Layout, as
     answered = [with_answer(row, layout, made.words[0], made.codes[0].tolist()) for row in rows]
     words, codes = forced(model, layout, answered)
     for branch in range(2):
-        torch.testing.assert_close(torch.stack([x[branch] for x in heard.words[: len(words[0])]]), words[branch], atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            torch.stack([x[branch] for x in heard.words[: len(words[0])]]), words[branch], atol=1e-5, rtol=0
+        )
         torch.testing.assert_close(torch.stack([x[branch] for x in heard.codes]), codes[branch], atol=1e-5, rtol=0)
 
 
@@ -255,16 +259,20 @@ def test_the_text_ends_where_the_model_ends_it(terse, layout: Layout, ask) -> No
 def test_every_word_and_every_row_of_the_picture_is_told(model, layout: Layout, ask) -> None:
     decoder = Decoder(model, layout, PLAIN, [0], [("mug",)])
     told = list(decoder.run(collate([ask(1)], layout.pad_id)))
-    assert [(len(p.words[0]), p.codes.shape[1]) for p in told[:-1] if p.codes.shape[1] == 0][:8] == [(i, 0) for i in range(1, 9)]
+    assert [(len(p.words[0]), p.codes.shape[1]) for p in told[:-1] if p.codes.shape[1] == 0][:8] == [
+        (i, 0) for i in range(1, 9)
+    ]
     assert [p.codes.shape[1] for p in told[-5:]] == [4, 8, 12, 16, 16]
     assert [p.done for p in told] == [False] * (len(told) - 1) + [True]
-    for before, after in zip(told, told[1:], strict=False):  # what has been told stays true
+    for before, after in pairwise(told):  # what has been told stays true
         assert after.words[0][: len(before.words[0])] == before.words[0]
         assert torch.equal(after.codes[:, : before.codes.shape[1]], before.codes)
 
 
 @pytest.mark.parametrize(("modality", "words", "codes"), [("text", 8, 0), ("image", 0, 16)])
-def test_a_model_of_one_modality_makes_that_one_alone(model, tokenizer, tiny_config, ask, modality, words, codes) -> None:
+def test_a_model_of_one_modality_makes_that_one_alone(
+    model, tokenizer, tiny_config, ask, modality, words, codes
+) -> None:
     config = replace(tiny_config, data=replace(tiny_config.data, modality=modality))
     made = decode(model, Layout(tokenizer, config), [ask(2)], [0])
     assert len(made.words[0]) == words

@@ -12,9 +12,14 @@ END = 99
 POINTS, CONNECTORS = ((1, 2, 3), (1, 2), (4,)), ((7,), (8, 9))
 
 
+def new_speller(most: int = 1000) -> Speller:
+    return Speller(Vocabulary(POINTS, CONNECTORS, END), most)
+
+
 @pytest.fixture
 def speller() -> Speller:
-    return Speller(Vocabulary(POINTS, CONNECTORS, END))
+    """At the start of a text with room enough."""
+    return new_speller()
 
 
 def is_made_of(tokens: tuple[int, ...], pieces) -> bool:
@@ -36,14 +41,29 @@ def random_text(speller: Speller, rng: np.random.Generator, most: int = 200) -> 
 def test_every_text_is_a_chain_of_whole_pieces() -> None:
     rng = np.random.default_rng(0)
     for _ in range(300):
-        text = random_text(Speller(Vocabulary(POINTS, CONNECTORS, END)), rng)
+        text = random_text(new_speller(), rng)
         assert is_made_of(text, POINTS + CONNECTORS), text
+
+
+@pytest.mark.parametrize("most", range(1, 8))
+def test_a_text_of_limited_length_still_ends_with_a_whole_piece_and_says_something(most: int) -> None:
+    rng = np.random.default_rng(2)
+    for _ in range(100):
+        text = random_text(new_speller(most), rng)
+        assert len(text) <= most
+        assert is_made_of(text, POINTS + CONNECTORS), text
+        assert {1, 4} & set(text), text
+
+
+def test_a_length_too_short_for_any_selling_point_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"the shortest selling point has 3 tokens, expected at most 2: shorten it"):
+        Speller(Vocabulary(((1, 2, 3), (1, 2, 3, 4)), CONNECTORS, END), 2)
 
 
 def test_a_text_says_at_least_one_selling_point() -> None:
     rng = np.random.default_rng(1)
     for _ in range(300):
-        text = random_text(Speller(Vocabulary(POINTS, CONNECTORS, END)), rng)
+        text = random_text(new_speller(), rng)
         assert {1, 4} & set(text), text
 
 

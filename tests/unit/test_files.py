@@ -88,7 +88,7 @@ def test_a_file_that_is_no_history_is_named(history, content: str, expected: str
 def test_a_history_in_another_encoding_is_named(history) -> None:
     path = history([])
     path.write_bytes('[{"picture": "é"}]'.encode("latin-1"))
-    with pytest.raises(ValueError, match="history.json: not valid JSON"):
+    with pytest.raises(ValueError, match=r"history.json: not valid JSON"):
         read_history(path)
 
 

@@ -118,7 +118,9 @@ def test_zero_control_is_no_control(model, batch: Batch, control) -> None:
 
 def test_control_changes_nothing_before_its_positions_and_all_after(model, batch: Batch, control) -> None:
     embeds = model.embed(batch)
-    change = model.decode(embeds, batch.attend, batch.position, control) - model.decode(embeds, batch.attend, batch.position)
+    change = model.decode(embeds, batch.attend, batch.position, control) - model.decode(
+        embeds, batch.attend, batch.position
+    )
     change = change.abs().amax(-1)
     for b in range(2):
         start = batch.image_loss[b].nonzero()[0, 0]
@@ -131,6 +133,9 @@ def test_control_of_a_later_cell_does_not_reach_an_earlier_one(model, batch: Bat
     at = batch.image_loss[0].nonzero().flatten()
     other = control.clone()
     other[0, at[9]] += 1
-    change = model.decode(embeds, batch.attend, batch.position, control)[0] - model.decode(embeds, batch.attend, batch.position, other)[0]
+    change = (
+        model.decode(embeds, batch.attend, batch.position, control)[0]
+        - model.decode(embeds, batch.attend, batch.position, other)[0]
+    )
     assert (change[: at[9]] == 0).all()
     assert (change[at[9]] != 0).any()

@@ -180,13 +180,20 @@ def test_every_parameter_is_trained_once_and_frozen_ones_are_not(tmp_path: Path,
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_all_that_is_to_learn_of_the_model_moves_in_a_step(fresh_model, make_row, layout, tmp_path: Path, optimizer) -> None:
+def test_all_that_is_to_learn_of_the_model_moves_in_a_step(
+    fresh_model, make_row, layout, tmp_path: Path, optimizer
+) -> None:
     before = {name: parameter.detach().clone() for name, parameter in fresh_model.named_parameters()}
     batch = collate([make_row(0, 3), make_row(1, 0)], layout.pad_id)
     config = replace(CONFIG, steps=2, warmup=0, decay=0.0, optimizer=optimizer)
     train(fresh_model, lambda step: batch, config, tmp_path, what="model")
     still = {name for name, parameter in fresh_model.named_parameters() if torch.equal(before[name], parameter)}
-    assert all(name.startswith(("model.vqmodel.", "model.vision_model.", "model.aligner.", "foreground.dinov2.embeddings.mask_token")) for name in still), still
+    assert all(
+        name.startswith(
+            ("model.vqmodel.", "model.vision_model.", "model.aligner.", "foreground.dinov2.embeddings.mask_token")
+        )
+        for name in still
+    ), still
     assert {name for name in before if name.startswith("model.vqmodel.")} <= still
 
 

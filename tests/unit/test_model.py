@@ -61,7 +61,9 @@ def test_the_loss_is_the_cross_entropy_of_the_next_word_and_of_the_next_code(mod
     words, codes = batch.text_loss, batch.image_loss
     losses = model.loss(batch)
     torch.testing.assert_close(losses.text, F.cross_entropy(model.lm_head(hidden[words]), following[words]))
-    torch.testing.assert_close(losses.image, F.cross_entropy(model.model.generation_head(hidden[codes]), following[codes]))
+    torch.testing.assert_close(
+        losses.image, F.cross_entropy(model.model.generation_head(hidden[codes]), following[codes])
+    )
 
 
 def test_a_rows_loss_does_not_depend_on_its_neighbours(model, make_row: Callable[..., Row], layout: Layout) -> None:

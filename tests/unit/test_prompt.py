@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from uniadgen.config import override
 from uniadgen.data.batch import Kind, Row
-from uniadgen.data.prompt import STYLE, TEMPLATES, Layout, Shown, Target, instruction, language_of
+from uniadgen.data.prompt import STYLE, TEMPLATES, Layout, Shown, Target, language_of
 
 DESCRIPTION, POINTS = "A red mug for the kitchen.", ("kitchen mug", "dishwasher safe")
 
@@ -89,7 +89,7 @@ def test_the_history_takes_the_place_of_the_placeholders(lay_out, layout: Layout
     assert not set(of_kind(row, Kind.PROMPT)) & {layout.text_ph, layout.image_ph}
     assert text_of(layout, of_kind(row, Kind.CLICK_TEXT)) == "gift box includeda light mug"
     assert of_kind(row, Kind.CLICK_IMAGE) == [1, 2, 3, 4, 5, 6, 7, 8]
-    assert "Follow the text style" in text_of(layout, of_kind(row, Kind.PROMPT))
+    assert "style" in text_of(layout, of_kind(row, Kind.PROMPT))
 
 
 def test_the_clicks_of_a_row_are_those_in_its_sequence(lay_out) -> None:
@@ -147,17 +147,20 @@ def test_the_targets_text_is_never_cut(lay_out, layout: Layout) -> None:
     assert text_of(layout, of_kind(row, Kind.TEXT)[:-1]) == "mug " * 100
 
 
-@pytest.mark.parametrize("language", TEMPLATES)
-def test_every_template_says_what_the_product_is_and_what_may_be_said(language: str) -> None:
-    description, points = {"en": ("A mug.", ("light",)), "zh": ("马克杯。", ("轻",))}[language]
-    texts = {instruction(description, points, False, template) for template in range(len(TEMPLATES[language]))}
-    assert len(texts) == len(TEMPLATES[language])
-    assert all(description in text and points[0] in text for text in texts)
+@pytest.mark.parametrize(("language", "description", "point"), [("en", "A mug.", "light"), ("zh", "马克杯。", "轻")])
+def test_every_template_says_what_the_product_is_and_what_may_be_said(
+    lay_out, layout: Layout, language: str, description: str, point: str
+) -> None:
+    size = len(TEMPLATES[language])
+    rows = [lay_out(description=description, points=(point,), template=template) for template in range(size)]
+    texts = {text_of(layout, row.ids) for row in rows}
+    assert len(texts) == size
+    assert all(description in text and point in text for text in texts)
 
 
-def test_templates_are_counted_round() -> None:
+def test_templates_are_counted_round(lay_out) -> None:
     size = len(TEMPLATES["en"])
-    assert instruction(DESCRIPTION, POINTS, True, 2) == instruction(DESCRIPTION, POINTS, True, size + 2)
+    assert lay_out(CLICKS, template=2).ids.tolist() == lay_out(CLICKS, template=size + 2).ids.tolist()
 
 
 @pytest.mark.parametrize("language", STYLE)

@@ -56,13 +56,12 @@ def test_what_it_has_learnt_is_short(tokenizer) -> None:
     assert len(tokenizer.encode("dishwasher safe", add_special_tokens=False)) < len("dishwasher safe") / 2
 
 
-@pytest.mark.parametrize("around", ["{}", "now with {}", "{}, and more", "mug: {}!"])
-def test_a_phrase_has_the_same_tokens_wherever_it_stands(tokenizer, around: str) -> None:
-    """The space before a word belongs to it, so the phrase at the start of a text has one spelling more."""
-    phrase = "礼盒包装" if "{}" == around else " dishwasher-safe"
-    inside = tokenizer.encode(around.replace(" {}", "{}").format(phrase), add_special_tokens=False)
-    alone = tokenizer.encode(phrase, add_special_tokens=False)
-    assert any(inside[i : i + len(alone)] == alone for i in range(len(inside)))
+@pytest.mark.parametrize("text", ["now with dishwasher-safe", "a dishwasher-safe, and", "mug: dishwasher-safe!"])
+def test_a_phrase_has_the_same_tokens_wherever_it_stands(tokenizer, text: str) -> None:
+    """The space before it belongs to it."""
+    inside = tokenizer.encode(text, add_special_tokens=False)
+    phrase = tokenizer.encode(" dishwasher-safe", add_special_tokens=False)
+    assert any(inside[i : i + len(phrase)] == phrase for i in range(len(inside)))
 
 
 def test_chinese_connecting_words_split_phrases(tokenizer) -> None:

@@ -39,6 +39,7 @@ class UniAdGenConfig(JanusConfig):
     text_weight: float = 1.0
     image_weight: float = 1.0
     condition_dropout: float = 0.1
+    code_dropout: float = 0.0
     max_click_words: int = 30
     max_click_cells: int = 64
 
@@ -58,6 +59,7 @@ _SHARED = (
     "text_weight",
     "image_weight",
     "condition_dropout",
+    "code_dropout",
 )
 
 

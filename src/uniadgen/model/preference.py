@@ -98,6 +98,9 @@ class Preference(nn.Module):
     def __init__(self, config: UniAdGenConfig) -> None:
         super().__init__()
         size = config.text_config.hidden_size
+        # Embeddings are small; beside them the position tables would soon be all that is seen.
+        self.text_norm = nn.LayerNorm(size)
+        self.image_norm = nn.LayerNorm(size)
         self.text_extractor = RelevanceExtractor(config, config.max_click_words)
         self.image_extractor = RelevanceExtractor(config, config.max_click_cells)
         self.ff = feed_forward(size)  # f of Eq. 8
@@ -120,8 +123,8 @@ class Preference(nn.Module):
         Source: Eq. 7 and 8. `words` marks real words, `clicked` real clicks; the rest is padding.
         """
         cells = clicked[:, :, None].expand(image.shape[:3])
-        image_selection = self.image_extractor(image, cells, generator)
-        text_selection = self.text_extractor(text, words, generator)
+        image_selection = self.image_extractor(self.image_norm(image), cells, generator)
+        text_selection = self.text_extractor(self.text_norm(text), words, generator)
         v = self._prepare(image_selection.tokens, self.image_position[: image.shape[2]], image.shape[1], 0)
         t = self._prepare(text_selection.tokens, self.text_position[: text.shape[2]], text.shape[1], 1)
         fused = torch.cat([v, t], dim=1)

@@ -45,7 +45,10 @@ class UniAdGenForConditionalGeneration(JanusForConditionalGeneration):
         """Input embeddings: words, image codes, and the preference tokens in the history's places."""
         painted = batch.kind == Kind.IMAGE
         words = self.get_input_embeddings()(batch.ids.masked_fill(painted, 0))
-        embeds = torch.where(painted[..., None], self._embed_codes(batch.ids * painted), words)
+        codes = self._embed_codes(batch.ids * painted)
+        if self.training:
+            codes = codes * self._visible(painted, generator)[..., None]
+        embeds = torch.where(painted[..., None], codes, words)
         if not batch.clicked.any():
             return embeds
         fused = self.prefer(batch, generator)
@@ -55,6 +58,16 @@ class UniAdGenForConditionalGeneration(JanusForConditionalGeneration):
         ):
             embeds = embeds.masked_scatter((batch.kind == kind)[..., None], tokens.to(embeds.dtype))
         return embeds
+
+    def _visible(self, painted: Bool[Tensor, "B S"], generator: torch.Generator | None) -> Bool[Tensor, "B S"]:
+        """Which painted codes the next ones may build on (code dropout).
+
+        The codes before give most of a picture's style away; where they are hidden, it has to come from the history.
+        """
+        chance = torch.rand(3, *painted.shape, generator=generator, device=painted.device)
+        hides = chance[0, :, :1] < self.config.code_dropout
+        rate = 1 - chance[2, :, :1] ** 2  # often nearly all of them
+        return ~(hides & (chance[1] < rate))
 
     def prefer(self, batch: Batch, generator: torch.Generator | None = None) -> Fused:
         """Preference extraction (Eq. 7, 8) over the clicks of a batch."""
