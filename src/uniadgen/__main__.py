@@ -61,7 +61,7 @@ def generate(
         Path | None,
         typer.Option(help='What the shopper clicked: a JSON list of {"picture": path, "text": title}, oldest first.'),
     ] = None,
-    seed: Annotated[int, typer.Option(help="The same request and seed give the same ad.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**62, help="The same request and seed give the same ad.")] = 0,
     num_images: Annotated[int, typer.Option(min=1, max=64, help="How many ads, with seeds seed, seed + 1, ...")] = 1,
     guidance: Annotated[
         float | None, typer.Option(min=1, help="How strongly the history guides; 1 is off. Default: the model's own.")
@@ -76,7 +76,7 @@ def generate(
     Example: uniadgen generate --product mug.png --description "A red mug for the kitchen." --point "dishwasher safe"
     --point "gift box included" --history history.json --seed 7 --out ad.png
     """
-    files.check_output(out)
+    files.check_output(out, keep=(product, history))
     wanted = files.read_product(product, description, point or [])
     clicks = files.read_history(history) if history else ()
     from uniadgen.pipeline import AdGenerator  # torch takes seconds to import; --help and bad input should not wait
@@ -124,7 +124,7 @@ def evaluate(
     name: Annotated[str, typer.Argument(help="`nano`, or a folder of weights.")],
     requests: Annotated[int, typer.Option(min=10, help="Held-out shoppers, one request each.")] = 200,
     out: Annotated[Path, typer.Option(help="Where the figures are written.")] = Path("evaluation.json"),
-    seed: Annotated[int, typer.Option(help="First shopper and first seed.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**62, help="First shopper and first seed.")] = 0,
 ) -> None:
     """Measure a model on held-out shoppers and products of AdWorld, against its ground truth.
 
@@ -144,7 +144,7 @@ def evaluate(
 def demo(
     out: Annotated[Path, typer.Option(help="The folder for demo.png and demo.html.")] = Path(),
     model: Annotated[str, typer.Option(help="`nano`, or a folder of weights.")] = "nano",
-    seed: Annotated[int, typer.Option(help="Another seed, other ads.")] = 7,
+    seed: Annotated[int, typer.Option(min=0, max=2**62, help="Another seed, other ads.")] = 7,
 ) -> None:
     """Make ads for four sample shoppers, with and without their history, and show them on one page."""
     if not out.is_dir():
@@ -162,7 +162,7 @@ def sheet(
     rows: Annotated[int, typer.Option(min=1, max=40, help="Products.")] = 6,
     columns: Annotated[int, typer.Option(min=1, max=40, help="Scenes.")] = 8,
     size: Annotated[int, typer.Option(min=16, max=1024, help="Pixels of each picture.")] = 144,
-    seed: Annotated[int, typer.Option(help="Another seed, other products and scenes.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, other products and scenes.")] = 0,
 ) -> None:
     """Draw a contact sheet: products by rows, scenes by columns."""
     files.check_output(out)

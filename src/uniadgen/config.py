@@ -3,10 +3,11 @@
 import dataclasses
 import difflib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 MODALITIES = ("image+text", "image", "text")
 SAMPLERS = ("by_similarity", "at_random", "most_similar")
@@ -33,6 +34,8 @@ class DataConfig:
         _expect(self.modality in MODALITIES, "data.modality", self.modality, f"one of {', '.join(MODALITIES)}")
         _expect(self.sampler in SAMPLERS, "data.sampler", self.sampler, f"one of {', '.join(SAMPLERS)}")
         _expect(self.num_clicks >= 0, "data.num_clicks", self.num_clicks, "0 or more")
+        for name in ("image_size", "click_size", "click_words"):
+            _expect(getattr(self, name) > 0, f"data.{name}", getattr(self, name), "more than 0")
         _expect(0 <= self.history_dropout <= 1, "data.history_dropout", self.history_dropout, "a share in [0, 1]")
 
 
@@ -88,6 +91,10 @@ class ModelConfig:
         _expect(0 < self.keep_rate <= 1, "model.keep_rate", self.keep_rate, "a share in (0, 1]")
         for name in ("condition_dropout", "code_dropout"):
             _expect(0 <= getattr(self, name) <= 1, f"model.{name}", getattr(self, name), "a share in [0, 1]")
+        _expect(self.vq_patch % 4 == 0, "model.vq_patch", self.vq_patch, "a multiple of 4 pixels, or 0")
+        _expect(self.num_layers > 1, "model.num_layers", self.num_layers, "2 or more, so that the control enters")
+        for name in ("num_heads", "foreground_heads", "control_every"):
+            _expect(getattr(self, name) > 0, f"model.{name}", getattr(self, name), "more than 0")
         for name in ("hidden_size", "foreground_size"):
             heads = self.num_heads if name == "hidden_size" else self.foreground_heads
             _expect(
@@ -117,8 +124,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _expect(0 <= self.decay <= 1, "train.decay", self.decay, "a share in [0, 1]")
         _expect(self.optimizer in ("adamw", "muon"), "train.optimizer", self.optimizer, "adamw or muon")
-        _expect(self.steps > 0, "train.steps", self.steps, "more than 0")
-        _expect(self.batch_size > 0, "train.batch_size", self.batch_size, "more than 0")
+        for name in ("steps", "batch_size", "learning_rate", "clip", "sample_every", "save_every"):
+            _expect(getattr(self, name) > 0, f"train.{name}", getattr(self, name), "more than 0")
+        for name in ("warmup", "weight_decay", "threads"):
+            _expect(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +151,10 @@ class GenerateConfig:
             self.leave_out,
             "history, product or both",
         )
-        _expect(self.guidance >= 1, "generate.guidance", self.guidance, "1 (off) or more")
+        _expect(1 <= self.guidance < math.inf, "generate.guidance", self.guidance, "1 (off) or more")
+        _expect(self.max_words > 0, "generate.max_words", self.max_words, "more than 0")
+        for name in ("text_top_k", "image_top_k"):
+            _expect(getattr(self, name) >= 0, f"generate.{name}", getattr(self, name), "0 (all) or more")
         _expect(self.temperature >= 0, "generate.temperature", self.temperature, "0 (greedy) or more")
 
 
@@ -161,6 +173,18 @@ class WorldConfig:
     history_length: int = 16  # M
     languages: tuple[str, ...] = ("en", "en", "zh")  # a shopper reads one of these, evenly
     num_shoppers: int = 0  # shoppers met in training, over and over; 0: new ones without end
+
+    def __post_init__(self) -> None:
+        for name in ("num_variants", "pictures_per_product"):
+            _expect(getattr(self, name) > 0, f"world.{name}", getattr(self, name), "more than 0")
+        for name in ("seed", "held_out_seed", "history_length", "num_shoppers"):
+            _expect(getattr(self, name) >= 0, f"world.{name}", getattr(self, name), "0 or more")
+        for name in ("sample_noise", "image_only", "text_only", "home_share"):
+            _expect(0 <= getattr(self, name) <= 1, f"world.{name}", getattr(self, name), "a share in [0, 1]")
+        noise = self.sample_noise + self.image_only + self.text_only
+        _expect(noise <= 1, "world.sample_noise + image_only + text_only", noise, "at most 1 in all")
+        known = bool(self.languages) and set(self.languages) <= {"en", "zh"}
+        _expect(known, "world.languages", self.languages, "some of en, zh")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,9 +235,8 @@ def override(config: Config, changes: Mapping[str, Any]) -> Config:
 
     Raises `ValueError` for an unknown name (the nearest is offered) or a value that does not fit.
     """
-    for path, value in changes.items():
-        config = _replace(config, path, path.split("."), value)
-    return config
+    values = {tuple(path.split(".")): _find(config, path, value) for path, value in changes.items()}
+    return _rebuild(config, values)
 
 
 def parse_overrides(settings: list[str]) -> dict[str, str]:
@@ -224,31 +247,49 @@ def parse_overrides(settings: list[str]) -> dict[str, str]:
     return dict(setting.split("=", 1) for setting in settings)
 
 
-def _replace(node: Any, path: str, names: list[str], value: Any) -> Any:
+def _find(config: Config, path: str, value: Any) -> Any:
+    """The value that the field at a path is to have."""
+    node: Any = config
+    *groups, leaf = path.split(".")
+    for name in groups:
+        node = getattr(node, _known(node, name, path))
+        if not dataclasses.is_dataclass(node):
+            raise ValueError(f"unknown setting {path!r}: {name!r} has no fields here")
+    hint = get_type_hints(type(node))[_known(node, leaf, path)]
+    group = next((t for t in (hint, *get_args(hint)) if dataclasses.is_dataclass(t)), None)
+    if group is not None:
+        first = dataclasses.fields(group)[0].name
+        raise ValueError(f"{path!r} is a group, expected one of its fields: {path}.{first}, ...")
+    return _read(value, hint, getattr(node, leaf), path)
+
+
+def _known(node: Any, name: str, path: str) -> str:
     known = [f.name for f in dataclasses.fields(node)]
-    if names[0] not in known:
-        raise ValueError(f"unknown setting {path!r}{nearest(names[0], known)}")
-    old = getattr(node, names[0])
-    if len(names) > 1:
-        if not dataclasses.is_dataclass(old):
-            raise ValueError(f"unknown setting {path!r}: {names[0]!r} has no fields here")
-        return dataclasses.replace(node, **{names[0]: _replace(old, path, names[1:], value)})
-    if dataclasses.is_dataclass(old):
-        raise ValueError(
-            f"{path!r} is a group, expected one of its fields: {path}.{dataclasses.fields(old)[0].name}, ..."
-        )
-    return dataclasses.replace(node, **{names[0]: _read(value, old, path)})
+    if name not in known:
+        raise ValueError(f"unknown setting {path!r}{nearest(name, known)}")
+    return name
 
 
-def _read(value: Any, old: Any, path: str) -> Any:
-    if not isinstance(value, str) or isinstance(old, str):
+def _rebuild(node: Any, values: Mapping[tuple[str, ...], Any]) -> Any:
+    """A copy of a dataclass with all values in place at once, so that only the whole is validated."""
+    leaves = {names[0]: value for names, value in values.items() if len(names) == 1}
+    groups = {names[0] for names in values if len(names) > 1}
+    inner = {
+        group: _rebuild(getattr(node, group), {n[1:]: v for n, v in values.items() if n[0] == group})
+        for group in groups
+    }
+    return dataclasses.replace(node, **leaves, **inner)
+
+
+def _read(value: Any, hint: Any, old: Any, path: str) -> Any:
+    if not isinstance(value, str) or hint is str:
         return value
     try:
-        if isinstance(old, bool):
+        if hint is bool:
             return {"true": True, "false": False}[value.lower()]
-        if isinstance(old, tuple):
-            return tuple(type(old[0])(part) for part in value.strip("()").split(","))
-        return type(old)(value)
+        if get_origin(hint) is tuple:
+            return tuple(get_args(hint)[0](part.strip()) for part in value.strip("()").split(","))
+        return hint(value)
     except (KeyError, ValueError):
         raise ValueError(f"{path} is {value!r}, expected {type(old).__name__} such as {old!r}") from None
 
@@ -263,6 +304,8 @@ def nearest(name: str, known: list[str]) -> str:
 def _build(kind: Any, values: Any, where: str) -> Any:
     hints = get_type_hints(kind)
     names = {f.name for f in dataclasses.fields(kind)}
+    if not isinstance(values, dict):
+        raise ValueError(f"{where}: got {values!r}, expected an object with the fields {sorted(names)}")
     if set(values) != names:
         wrong = sorted(set(values) ^ names)
         raise ValueError(f"{where}: the fields {wrong} are missing or unknown: this file belongs to another version")

@@ -188,9 +188,9 @@ def _style(judge: StyleJudge, requests: Sequence[Request], known: Sequence[Ad], 
             hits = [getattr(s, part) == getattr(r.taste.style, part) for s, r in zip(styles, requests, strict=True)]
             target = {}
             if bar and label == "with history":
-                target = {"target": f"at least {bar:.0%}", "met": np.mean(hits) >= bar}
+                target = {"target": f"at least {bar:.0%}", "met": bool(np.mean(hits) >= bar)}
             elif bar and label == "without history":
-                target = {"target": f"at most {bar / 3:.0%}", "met": np.mean(hits) <= bar / 3}
+                target = {"target": f"at most {bar / 3:.0%}", "met": bool(np.mean(hits) <= bar / 3)}
             measures.append(share(f"{part}: {label}", hits, **target))
     return measures
 
@@ -267,7 +267,9 @@ def share(name: str, hits: Sequence[bool], target: str = "", met: bool | None = 
     p = float(np.mean(hits))
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return Measure(name, p, centre - half, centre + half, n, target, None if met is None else bool(met))
+    return Measure(
+        name, p, max(0.0, centre - half), min(1.0, centre + half), n, target, None if met is None else bool(met)
+    )
 
 
 def mean(name: str, values: Sequence[float], target: str, meets: Any) -> Measure:

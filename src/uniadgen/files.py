@@ -34,7 +34,7 @@ def read_history(path: Path) -> tuple[Click, ...]:
         raise ValueError(f'{path}: no such file, expected a JSON list of {{"picture": ..., "text": ...}}')
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(entries, list):
         raise ValueError(f'{path}: got a JSON {type(entries).__name__}, expected a list of {{"picture", "text"}}')
@@ -52,7 +52,7 @@ def _read_click(path: Path, number: int, entry: object) -> Click:
             raise ValueError(f'{where} has no {key}, expected "{key}" with a text: add it or drop this click')
     try:
         return Click(read_picture(path.parent / entry["picture"], "RGB"), entry["text"][:MAX_TEXT])
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise ValueError(f"{where}: {error}") from None
 
 
@@ -66,14 +66,21 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         partial.unlink(missing_ok=True)
 
 
-def check_output(path: Path, suffixes: Sequence[str] = (".png", ".webp", ".jpg", ".jpeg")) -> None:
-    """Refuses an output that could not be written, before any work is done."""
+def check_output(
+    path: Path, suffixes: Sequence[str] = (".png", ".webp", ".jpg", ".jpeg"), keep: Sequence[Path | None] = ()
+) -> None:
+    """Refuses an output that could not be written, or would replace one of the files to `keep`, before any work."""
     if path.suffix.lower() not in suffixes:
         raise ValueError(
             f"{path}: cannot write {path.suffix or 'a file without ending'}, expected {', '.join(suffixes)}"
         )
     if not path.absolute().parent.is_dir():
         raise ValueError(f"{path}: the folder {path.absolute().parent} does not exist: create it first")
+    for output in (path, path.with_suffix(".json")):
+        if output.is_dir():
+            raise ValueError(f"{output}: is a folder, expected the name of a file: choose another --out")
+        if any(output.resolve() == kept.resolve() for kept in keep if kept is not None):
+            raise ValueError(f"{output}: is an input and would be overwritten: choose another --out")
 
 
 def save_picture(path: Path, picture: Image) -> None:

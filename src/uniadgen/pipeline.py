@@ -94,6 +94,9 @@ class AdGenerator:
         self, examples: Sequence[Example], seeds: Sequence[int], guidance: float | None
     ) -> Iterator[tuple[Progress, list[Ad]]]:
         """Decoding progress; with the last step come the finished ads."""
+        for seed in seeds:
+            if not 0 <= seed < 2**63:
+                raise ValueError(f"seed is {seed}, expected 0 or more and less than 2^63: choose another")
         config = self.config.generate
         if guidance is not None:
             config = override(self.config, {"generate.guidance": guidance}).generate

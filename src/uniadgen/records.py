@@ -8,6 +8,13 @@ from typing import Any
 from PIL.Image import Image
 
 
+def _expect_unicode(what: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{what} is {text!r}, expected Unicode text: check its encoding") from None
+
+
 @dataclass(frozen=True)
 class Product:
     """What is advertised (paper section 4.1: P = transparent image, description D, selling points W).
@@ -34,6 +41,11 @@ class Product:
         if not self.description.strip():
             raise ValueError("the product has no description, expected one sentence: add a description")
         object.__setattr__(self, "selling_points", tuple(self.selling_points))
+        for what, text in (
+            ("the description", self.description),
+            *(("a selling point", p) for p in self.selling_points),
+        ):
+            _expect_unicode(what, text)
         if not self.selling_points or not all(point.strip() for point in self.selling_points):
             raise ValueError(
                 f"got selling points {self.selling_points!r}, expected at least one and none empty: "
@@ -51,6 +63,7 @@ class Click:
     def __post_init__(self) -> None:
         if not self.text.strip():
             raise ValueError("a click has an empty text, expected the title that was clicked: drop or fill this click")
+        _expect_unicode("the text of a click", self.text)
 
 
 @dataclass(frozen=True)

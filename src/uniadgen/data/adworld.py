@@ -96,7 +96,11 @@ class Stock:
 
     def row(self, picture_id: int) -> int:
         """Where a picture of the shop stands here."""
-        return int(np.searchsorted(self.picture_ids, picture_id))
+        row = int(np.searchsorted(self.picture_ids, picture_id))
+        assert self.picture_ids[min(row, len(self.picture_ids) - 1)] == picture_id, (
+            f"picture {picture_id} is not in stock"
+        )
+        return row
 
 
 def needed_pictures(world: WorldConfig) -> NDArray[np.int64]:

@@ -23,9 +23,9 @@ def read_picture(path: Path, mode: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            picture = Image.open(path)
-            _check_size(path, picture)
-            picture.load()
+            with Image.open(path) as picture:
+                _check_size(path, picture)
+                picture.load()
     except Image.DecompressionBombError:
         raise ValueError(f"{path}: far more than {MAX_PIXELS:,} pixels, expected fewer: make it smaller") from None
     except UnidentifiedImageError:

@@ -54,13 +54,13 @@ def language_of(text: str) -> str:
     return "zh" if _CHINESE.search(text) else "en"
 
 
-def instruction(description: str, selling_points: Sequence[str], has_history: bool, template: int) -> str:
-    """The instruction in the language of the description; `template` picks from the pool, modulo its size."""
+def instruction(description: str, selling_points: Sequence[str], has_history: bool, template: int) -> tuple[str, str]:
+    """What a person has said, set in a template (modulo the pool's size), and the style constraint with placeholders."""
     language = language_of(description + "".join(selling_points))
     pool = TEMPLATES[language]
     points = ("；" if language == "zh" else "; ").join(selling_points)
     text = pool[template % len(pool)].format(description=description, points=points)
-    return text + STYLE[language] if has_history else text
+    return text, STYLE[language] if has_history else ""
 
 
 class Layout:
@@ -91,7 +91,10 @@ class Layout:
         titles = tuple(self._words(click.text)[: self.config.data.click_words] for click in clicks)
         codes = np.stack([c.codes for c in clicks]) if clicks else np.zeros((0, self.config.click_cells), np.int64)
         row = _Writer()
-        for token in self._words(instruction(description, selling_points, bool(clicks), template), start=True):
+        row.write([_id(self.tokenizer, self.tokenizer.bos_token)], Kind.PROMPT)
+        said, style = instruction(description, selling_points, bool(clicks), template)
+        row.write(self._words(said), Kind.PROMPT)
+        for token in self.tokenizer.encode(style, add_special_tokens=False):
             if token == self.text_ph:
                 row.write([word for title in titles for word in title], Kind.CLICK_TEXT)
             elif token == self.image_ph:
@@ -112,9 +115,9 @@ class Layout:
             row.write(target.codes, Kind.IMAGE)
             row.write([self.end_image], Kind.PROMPT)
 
-    def _words(self, text: str, start: bool = False) -> list[int]:
-        ids = self.tokenizer.encode(text, add_special_tokens=False)
-        return [_id(self.tokenizer, self.tokenizer.bos_token), *ids] if start else ids
+    def _words(self, text: str) -> list[int]:
+        """A person's words; `<image>` among them is spelt out and is no special token."""
+        return self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
 
 
 class _Writer:

@@ -13,44 +13,70 @@ class Vocabulary:
     points: tuple[tuple[int, ...], ...]
     connectors: tuple[tuple[int, ...], ...]
     end: int  # the token that ends the text
+    # Spellings without a space before them, which may only begin a text: words must not run into each other.
+    openers: frozenset[tuple[int, ...]] = frozenset()
 
     @classmethod
     def of(
         cls, tokenizer: PreTrainedTokenizerBase, points: Sequence[str], connectors: Sequence[str], end: int
     ) -> "Vocabulary":
-        """Every piece is allowed at the start of a text and after a space."""
-        spell = lambda words: tuple(  # noqa: E731
-            tuple(tokenizer.encode(space + word, add_special_tokens=False)) for word in words for space in ("", " ")
-        )
-        return cls(spell(points), spell(connectors), end)
+        """Every piece at the start of a text and after a space; without a space also where none is needed."""
+
+        def spell(*words: str) -> tuple[tuple[int, ...], ...]:
+            encode = lambda text: tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)  # noqa: E731
+            return tuple(tuple(encode(space + word)) for word in words for space in ("", " "))
+
+        openers = (spell(word)[0] for word in (*points, *connectors) if word[0].isascii() and word[0].isalnum())
+        return cls(spell(*points), spell(*connectors), end, frozenset(openers))
 
 
 class Speller:
-    """Follows one text token by token. `allowed()` are the ids that may come next; `push(id)` takes one."""
+    """Follows one text token by token. `allowed()` are the ids that may come next; `push(id)` takes one.
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    A text of at most `most` tokens ends with a whole piece and holds a selling point. Raises `ValueError` where
+    `most` tokens are too few for any.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, most: int) -> None:
         self.vocabulary = vocabulary
         self.pieces = vocabulary.points + vocabulary.connectors
+        self.shortest = min(len(point) for point in vocabulary.points)
+        if self.shortest > most:
+            raise ValueError(
+                f"the shortest selling point has {self.shortest} tokens, expected at most {most}: "
+                "shorten it or raise generate.max_words"
+            )
+        self.left = most
         self.open: set[tuple[int, int]] = set()  # (piece, how many of its tokens have been written)
+        self.started = False
         self.between_pieces = True
         self.says_something = False
 
     def allowed(self) -> list[int]:
-        """The ids that may come next; never empty."""
-        following = {self.pieces[piece][written] for piece, written in self.open}
+        """The ids that may come next; none once the text has ended."""
+        following = {self.pieces[p][written] for p, written in self.open if len(self.pieces[p]) - written <= self.left}
         if self.between_pieces:
-            following |= {piece[0] for piece in self.pieces}
+            following |= {piece[0] for number, piece in enumerate(self.pieces) if self._may_begin(number)}
             if self.says_something:
                 following.add(self.vocabulary.end)
         return sorted(following)
+
+    def _may_begin(self, number: int) -> bool:
+        """There is room for the piece, and for a selling point where none has been written."""
+        piece = self.pieces[number]
+        if self.started and piece in self.vocabulary.openers:
+            return False
+        is_point = number < len(self.vocabulary.points)
+        return self.left - len(piece) >= (0 if self.says_something or is_point else self.shortest)
 
     def push(self, token: int) -> None:
         """Takes the token that was written."""
         candidates = set(self.open)
         if self.between_pieces:
-            candidates |= {(piece, 0) for piece in range(len(self.pieces))}
+            candidates |= {(piece, 0) for piece in range(len(self.pieces)) if self._may_begin(piece)}
         reached = {(p, written + 1) for p, written in candidates if self.pieces[p][written] == token}
         finished = {p for p, written in reached if written == len(self.pieces[p])}
         self.open = {(p, written) for p, written in reached if p not in finished}
         self.between_pieces = bool(finished)
         self.says_something |= any(p < len(self.vocabulary.points) for p in finished)
+        self.started, self.left = True, self.left - 1

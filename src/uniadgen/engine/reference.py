@@ -46,7 +46,8 @@ class Decoder:
         self.spellers: list[Speller] = []
         if config.connecting_words:
             words, end = config.connecting_words, layout.end_text
-            self.spellers = [Speller(Vocabulary.of(layout.tokenizer, p, words, end)) for p in selling_points]
+            pieces = [Vocabulary.of(layout.tokenizer, points, words, end) for points in selling_points]
+            self.spellers = [Speller(vocabulary, config.max_words) for vocabulary in pieces]
 
     @torch.no_grad()
     def run(self, batch: Batch) -> Iterator[Progress]:
@@ -80,7 +81,7 @@ class Decoder:
             writing = writing & (fed != end)
             if not writing.any():
                 return
-            sampled = self._sample_words(hidden)
+            sampled = self._sample_words(hidden, writing)
             if count == self.config.max_words:
                 sampled = torch.full_like(sampled, end)
             fed = torch.where(writing, sampled, pad)
@@ -123,14 +124,20 @@ class Decoder:
         position = (self.attend.sum(-1, keepdim=True) - 1).clamp(min=0)
         return self.model.decode(embeds[:, None], self.attend, position, control, self.cache)[:, 0]
 
-    def _sample_words(self, hidden: Tensor) -> Int[Tensor, "R"]:
-        """The next word of every text; where only selling points may be written, one that continues them."""
+    def _sample_words(self, hidden: Tensor, writing: Tensor) -> Int[Tensor, "R"]:
+        """The next word of every text; where only selling points may be written, one that continues them.
+
+        A text that has ended draws nothing any more, or its picture would depend on how long the others write.
+        """
         logits = self._guide(self.model.text_logits(hidden))
         for row, speller in enumerate(self.spellers):
+            if not writing[row] or not (allowed := speller.allowed()):
+                continue
             barred = torch.ones(logits.shape[-1], dtype=torch.bool, device=logits.device)
-            barred[speller.allowed()] = False
+            barred[allowed] = False
             logits[row, barred] = float("-inf")
-        words = sample(logits, self.config.temperature, self.config.text_top_k, self.generators)
+        generators = [g if live else None for g, live in zip(self.generators, writing.tolist(), strict=True)]
+        words = sample(logits, self.config.temperature, self.config.text_top_k, generators)
         for speller, word in zip(self.spellers, words.tolist(), strict=False):
             speller.push(word)
         return words
@@ -152,13 +159,18 @@ def guide(logits: Float[Tensor, "rows V"], num_branches: int, guidance: float) -
 
 
 def sample(
-    logits: Float[Tensor, "R V"], temperature: float, top_k: int, generators: Sequence[torch.Generator]
+    logits: Float[Tensor, "R V"], temperature: float, top_k: int, generators: Sequence[torch.Generator | None]
 ) -> Int[Tensor, "R"]:
-    """One token per row from the `top_k` likeliest (0: from all), by the Gumbel trick; temperature 0 is greedy."""
+    """One token per row from the `top_k` likeliest (0: from all), by the Gumbel trick; temperature 0 is greedy.
+
+    A row without a generator is not drawn from: what it gets is to be ignored.
+    """
     if temperature == 0:
         return logits.argmax(-1).cpu()
     logits = logits.cpu() / temperature
     if 0 < top_k < logits.shape[-1]:
         logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], float("-inf"))
-    noise = torch.stack([torch.rand(logits.shape[-1], generator=g) for g in generators]).clamp(min=1e-20)
+    size = logits.shape[-1]
+    noise = torch.stack([torch.full((size,), 0.5) if g is None else torch.rand(size, generator=g) for g in generators])
+    noise = noise.clamp(min=1e-20)
     return (logits - torch.log(-torch.log(noise))).argmax(-1)

@@ -18,9 +18,11 @@ RECIPE, WEIGHTS = "recipe.json", "model.safetensors"
 
 
 def build(config: Config, tokenizer: PreTrainedTokenizerBase) -> tuple[UniAdGenForConditionalGeneration, Layout]:
-    """A model of that config with new random weights, and the layout of its tokenizer."""
+    """A model of that config with new random weights, which its seed decides, and the layout of its tokenizer."""
     layout = Layout(tokenizer, config)
-    return UniAdGenForConditionalGeneration(architecture(config, layout.pad_id)), layout
+    with torch.random.fork_rng():  # transformers initialises from the global generator
+        torch.manual_seed(config.train.seed)
+        return UniAdGenForConditionalGeneration(architecture(config, layout.pad_id)), layout
 
 
 def save(folder: Path, model: UniAdGenForConditionalGeneration, layout: Layout, dtype: torch.dtype) -> None:
@@ -55,9 +57,20 @@ def load(folder: Path) -> tuple[UniAdGenForConditionalGeneration, Layout, Config
         config = Config.load(folder / RECIPE)
     except json.JSONDecodeError as error:
         raise ValueError(f"{folder / RECIPE}: not valid JSON ({error})") from None
-    model, layout = build(config, AutoTokenizer.from_pretrained(folder, local_files_only=True))
+    model, layout = build(config, _tokenizer(folder))
     load_weights(model, folder / WEIGHTS)
     return model.eval(), layout, config
+
+
+def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        try:
+            json.loads((folder / name).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ValueError(f"{folder}: no {name}, expected a folder of weights: train one") from None
+        except ValueError as error:
+            raise ValueError(f"{folder / name}: damaged or cut short ({error})") from None
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def load_weights(model: torch.nn.Module, path: Path) -> None:

@@ -20,8 +20,13 @@ class Bar:
 
     def __init__(self, what: str, total: int, done: int) -> None:
         self.console = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        notes = (TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
+        notes = (TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False))
         self.progress = Progress(*columns, *notes, console=self.console, disable=not self.console.is_terminal)
         self.task = self.progress.add_task(what, total=total, completed=done, note="")
         self.what, self.total, self.done = what, total, done
@@ -41,7 +46,9 @@ class Bar:
         now = time.monotonic()
         if not self.console.is_terminal and (now - self.said > 60 or self.done == self.total):
             self.said = now
-            self.console.print(f"{self.what} {self.done}/{self.total} {note}", highlight=False)
+            self.console.print(
+                f"{self.what} {self.done}/{self.total} {note}", highlight=False, markup=False, soft_wrap=True
+            )
 
 
 class Metrics:
@@ -55,6 +62,12 @@ class Metrics:
             partial.write_text("".join(line + "\n" for line in kept))
             os.replace(partial, path)
         self.file = path.open("a")
+
+    def __enter__(self) -> "Metrics":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Adds a line."""

@@ -36,8 +36,7 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     optimizers = _optimizers(model, config)
     first = resume(model, optimizers, folder)
-    metrics = Metrics(folder / "metrics.jsonl", first)
-    with progress_bar(what, config.steps, first) as bar:
+    with Metrics(folder / "metrics.jsonl", first) as metrics, progress_bar(what, config.steps, first) as bar:
         for step in range(first, config.steps):
             began = time.perf_counter()
             values = _step(model, optimizers, batches(step), config, step)
@@ -49,7 +48,6 @@ def train(
             if sample is not None and ((step + 1) % config.sample_every == 0 or last):
                 model.eval()
                 sample(step + 1)
-    metrics.close()
     model.eval()
 
 

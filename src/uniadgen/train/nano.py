@@ -75,13 +75,17 @@ def _tokenizer(config: Config, folder: Path) -> PreTrainedTokenizerBase:
     if not folder.exists():
         templates = [text for pool in TEMPLATES.values() for text in pool] + list(STYLE.values())
         tokenizer = learn_tokenizer([*all_texts(shop_of(config.world)), *templates * 100], config.model.vocab_size)
-        tokenizer.save_pretrained(folder)
+        partial = folder.with_name(folder.name + ".partial")
+        tokenizer.save_pretrained(partial)
+        partial.rename(folder)
     return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def _train_vq(config: Config, model: UniAdGenForConditionalGeneration, stock: Stock, folder: Path) -> vq.VQTrainer:
     assert config.vq_train is not None
-    trainer = vq.VQTrainer(model.config)
+    with torch.random.fork_rng():
+        torch.manual_seed(config.vq_train.seed)
+        trainer = vq.VQTrainer(model.config)
     batches = PictureBatches(stock.pictures, config)
 
     def sample(step: int) -> None:
@@ -240,7 +244,7 @@ class SampleSheet:
             f"true: {creative.text(visit.shopper.language)}\nmade: {self.layout.tokenizer.decode(list(words))}\n"
             for creative, visit, words in zip(truth, visits, guided.words, strict=True)
         ]
-        (self.folder / f"sample-{step:06d}.txt").write_text("\n".join(lines))
+        (self.folder / f"sample-{step:06d}.txt").write_text("\n".join(lines), encoding="utf-8")
 
 
 def _grid(pictures: list[Image.Image], columns: int) -> Image.Image:
