@@ -55,7 +55,7 @@ def language_of(text: str) -> str:
 
 
 def instruction(description: str, selling_points: Sequence[str], has_history: bool, template: int) -> tuple[str, str]:
-    """What a person has said, set in a template (modulo the pool's size), and the style constraint with placeholders."""
+    """What a person said, set in a template (modulo the pool's size), and the style constraint with placeholders."""
     language = language_of(description + "".join(selling_points))
     pool = TEMPLATES[language]
     points = ("；" if language == "zh" else "; ").join(selling_points)
