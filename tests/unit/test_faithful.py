@@ -143,3 +143,14 @@ def test_points_of_every_request_are_its_own(model, layout, make_row) -> None:
     one, other = (layout.tokenizer.decode(list(words)) for words in last.words)
     assert "mug" in one and "box" not in one
     assert "box" in other and "mug" not in other
+
+
+def test_a_connecting_word_leaves_room_for_a_selling_point_as_it_is_spelt_after_it() -> None:
+    """Without its space a point may be shorter, but then it may only open a text."""
+    vocabulary = Vocabulary(points=((1, 2), (1, 2, 3)), connectors=((7,),), end=9, openers=frozenset({(1, 2)}))
+    speller = Speller(vocabulary, most=4)
+    speller.push(7)
+    assert speller.allowed() == [1]
+    for token in (1, 2, 3):
+        speller.push(token)
+    assert speller.allowed() == [9]

@@ -40,12 +40,14 @@ class Speller:
     def __init__(self, vocabulary: Vocabulary, most: int) -> None:
         self.vocabulary = vocabulary
         self.pieces = vocabulary.points + vocabulary.connectors
-        self.shortest = min(len(point) for point in vocabulary.points)
-        if self.shortest > most:
+        shortest = min(len(point) for point in vocabulary.points)
+        if shortest > most:
             raise ValueError(
-                f"the shortest selling point has {self.shortest} tokens, expected at most {most}: "
+                f"the shortest selling point has {shortest} tokens, expected at most {most}: "
                 "shorten it or raise generate.max_words"
             )
+        # What has to be left for a selling point after a connecting word, where no opener may stand.
+        self.shortest = min(len(point) for point in vocabulary.points if point not in vocabulary.openers)
         self.left = most
         self.open: set[tuple[int, int]] = set()  # (piece, how many of its tokens have been written)
         self.started = False

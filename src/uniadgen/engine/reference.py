@@ -131,8 +131,10 @@ class Decoder:
         """
         logits = self._guide(self.model.text_logits(hidden))
         for row, speller in enumerate(self.spellers):
-            if not writing[row] or not (allowed := speller.allowed()):
+            if not writing[row]:
                 continue
+            allowed = speller.allowed()
+            assert allowed, "a text can always go on or end"
             barred = torch.ones(logits.shape[-1], dtype=torch.bool, device=logits.device)
             barred[allowed] = False
             logits[row, barred] = float("-inf")
