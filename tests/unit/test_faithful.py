@@ -55,6 +55,16 @@ def test_a_text_of_limited_length_still_ends_with_a_whole_piece_and_says_somethi
         assert {1, 4} & set(text), text
 
 
+@pytest.mark.parametrize("most", [6, 7, 8, 12])
+def test_real_words_fit_into_any_length(tokenizer, most: int) -> None:
+    """A phrase within a text has a space before it, and so more tokens than one at its start."""
+    vocabulary = Vocabulary.of(tokenizer, ("rostfrei", "gift box", "轻"), ("and", ","), END)
+    rng = np.random.default_rng(3)
+    for _ in range(100):
+        text = tokenizer.decode(list(random_text(Speller(vocabulary, most), rng)))
+        assert pieces_left(text, "rostfrei", "gift box", "轻", "and", ",") == "", text
+
+
 def test_a_length_too_short_for_any_selling_point_is_refused() -> None:
     with pytest.raises(ValueError, match=r"the shortest selling point has 3 tokens, expected at most 2: shorten it"):
         Speller(Vocabulary(((1, 2, 3), (1, 2, 3, 4)), CONNECTORS, END), 2)
