@@ -120,6 +120,20 @@ def test_the_answer_of_a_row_is_what_was_clicked(rows: AdWorldRows) -> None:
         assert row.ids[row.kind == Kind.IMAGE].tolist() == rows.targets[place].tolist()
 
 
+def test_the_clicks_of_a_row_are_the_shoppers_in_their_order(rows: AdWorldRows, tiny_config) -> None:
+    encode, most = rows.layout.tokenizer.encode, tiny_config.data.click_words
+    for number in range(6):
+        row, visit = rows.row(number), rows.visit(number)
+        history = iter(rows.shop.creative(i) for i in visit.history.creative_ids)
+        for ids, codes in zip(row.click_ids, row.click_codes, strict=True):
+            # The iterator moves on to the click shown, and never back.
+            assert any(
+                encode(creative.text(visit.shopper.language), add_special_tokens=False)[:most] == ids.tolist()
+                and codes.tolist() == rows.clicks[rows.stock.row(creative.picture_id)].tolist()
+                for creative in history
+            )
+
+
 def test_a_share_of_rows_has_no_history(rows: AdWorldRows, tiny_config) -> None:
     without = [len(rows.row(number).click_ids) == 0 for number in range(300)]
     assert abs(np.mean(without) - tiny_config.data.history_dropout) < 0.07

@@ -69,6 +69,10 @@ def test_dropped_rows_have_exactly_no_control(model) -> None:
     assert torch.equal(drop_rows(control, 0.0, None), control)
 
 
+def test_no_feature_is_no_control(model) -> None:
+    assert (model.foreground.control_layers(torch.zeros(2, 3, 48)) == 0).all()
+
+
 def test_the_share_of_dropped_rows_is_the_rate() -> None:
     control = drop_rows(torch.ones(4000, 2, 3), 0.3, torch.Generator().manual_seed(0))
     rows = control.flatten(1)

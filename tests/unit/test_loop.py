@@ -197,6 +197,18 @@ def test_all_that_is_to_learn_of_the_model_moves_in_a_step(
     assert {name for name in before if name.startswith("model.vqmodel.")} <= still
 
 
+def test_every_step_draws_noise_of_its_own(tmp_path: Path) -> None:
+    noises = []
+
+    class Listening(Toy):
+        def loss(self, batch: Tensor, generator: torch.Generator) -> Loss:
+            noises.append(torch.rand(1, generator=generator.clone_state()).item())
+            return super().loss(batch, generator)
+
+    train(Listening(), batches, CONFIG, tmp_path, what="toy")
+    assert len(set(noises)) == CONFIG.steps
+
+
 def test_matrices_decay_and_vectors_do_not(tmp_path: Path) -> None:
     run(tmp_path, replace(CONFIG, weight_decay=0.25))
     (state,) = torch.load(tmp_path / CHECKPOINT, weights_only=True)["optimizers"]

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from uniadgen.config import override
-from uniadgen.data.batch import Batch, Row, collate
+from uniadgen.data.batch import Batch, Kind, Row, collate
 from uniadgen.data.prompt import Layout
 from uniadgen.model import weights
 
@@ -151,3 +151,32 @@ def test_a_batch_of_shoppers_without_clicks_can_be_learnt(model, make_row: Calla
     losses = model.train().loss(batch, torch.Generator().manual_seed(0))
     losses.total.backward()
     assert losses.total.isfinite()
+
+
+def painted_codes(model, batch: Batch, seed: int) -> torch.Tensor:
+    """(B, K): which codes already painted are visible to the next ones."""
+    at = batch.kind == Kind.IMAGE
+    embeds = model.embed(batch, torch.Generator().manual_seed(seed))
+    return (embeds[at] != 0).any(-1).view(len(batch.ids), -1)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.5, 1.0])
+def test_code_dropout_hides_codes_in_a_share_of_rows_here_few_and_there_many(model, batch: Batch, rate: float) -> None:
+    model.train()
+    model.config.code_dropout = rate
+    seen = torch.cat([painted_codes(model, batch, seed) for seed in range(150)])
+    assert seen.all(-1).float().mean().item() == pytest.approx(1 - rate, abs=0.1)
+    if rate:
+        hidden = (~seen[~seen.all(-1)]).float().mean(-1)
+        assert hidden.quantile(0.1) < 0.4 and hidden.quantile(0.9) > 0.7
+
+
+def test_code_dropout_hides_nothing_but_codes_and_nothing_outside_training(model, make_row, layout: Layout) -> None:
+    batch = collate([make_row(0, 0), make_row(1, 0)], layout.pad_id)
+    model.config.code_dropout = 1.0
+    whole = model.embed(batch, torch.Generator().manual_seed(0))
+    assert torch.equal(whole, model.embed(batch))
+    hiding = model.train().embed(batch, torch.Generator().manual_seed(0))
+    changed = (whole != hiding).any(-1)
+    assert changed.any()
+    assert (batch.kind[changed] == Kind.IMAGE).all()
