@@ -216,8 +216,10 @@ class Config:
         return (self.data.click_size // self.model.downsample) ** 2
 
     def save(self, path: Path) -> None:
-        """Writes the resolved config as JSON."""
-        path.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+        """Writes the resolved config as JSON, aside and then renamed: a kill leaves no half of it."""
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+        partial.replace(path)
 
     @staticmethod
     def load(path: Path) -> "Config":

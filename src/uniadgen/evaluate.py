@@ -301,7 +301,9 @@ def draw_sheet(requests: Sequence[Request], known: Sequence[Ad], unknown: Sequen
     """Columns: requests. Rows: truth, painted with history, the ad with history, the ad without."""
     side = known[0].painted.width
     out = Image.new("RGB", (len(requests) * side, 4 * side), "white")
-    for column, (request, ad, plain) in enumerate(zip(requests, known, unknown, strict=False)):
+    for column, (request, ad, plain) in enumerate(
+        zip(requests, known[: len(requests)], unknown[: len(requests)], strict=True)
+    ):
         for row, picture in enumerate((request.style_picture, ad.painted, ad.picture, plain.picture)):
             out.paste(picture.resize((side, side), Image.Resampling.LANCZOS), (column * side, row * side))
     return out

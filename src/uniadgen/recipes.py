@@ -13,7 +13,7 @@ from uniadgen.config import (
 
 
 def nano() -> Config:
-    """Our own small model, trained from scratch on AdWorld in a few hours on 2 cores; shipped with the package."""
+    """Our own small model, trained from scratch on AdWorld on 2 cores."""
     return Config(
         name="nano",
         data=DataConfig(image_size=144, click_size=48, num_clicks=6, click_words=16, history_dropout=0.15),

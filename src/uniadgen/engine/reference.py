@@ -140,7 +140,7 @@ class Decoder:
             logits[row, barred] = float("-inf")
         generators = [g if live else None for g, live in zip(self.generators, writing.tolist(), strict=True)]
         words = sample(logits, self.config.temperature, self.config.text_top_k, generators)
-        for speller, word in zip(self.spellers, words.tolist(), strict=False):
+        for speller, word in zip(self.spellers, words.tolist()[: len(self.spellers)], strict=True):
             speller.push(word)
         return words
 

@@ -148,8 +148,9 @@ class VQTrainer(nn.Module):
             self.steps += 1
             self._revive(flat.detach().flatten(0, 1), generator)
         codes = nearest(flat, vq.quantize.embedding.weight)
-        self.usage.mul_(self.FORGET)
-        self.usage[codes.flatten()] = 1.0
+        if self.training:
+            self.usage.mul_(self.FORGET)
+            self.usage[codes.flatten()] = 1.0
         quantised = look_up(vq, codes)
         commitment = F.mse_loss(quantised, latents.detach()) + 0.25 * F.mse_loss(latents, quantised.detach())
         if self.steps <= self.WARM_STEPS:
@@ -161,7 +162,7 @@ class VQTrainer(nn.Module):
 
     @torch.no_grad()
     def _revive(self, latents: Tensor, generator: torch.Generator | None) -> None:
-        """Moves dead codes onto random latents of this batch; at the end of the warm-up, all of them."""
+        """Moves dead codes onto random latents of this batch; at the end of the warm-up, one for every latent."""
         dead = (self.usage < self.DEAD).nonzero().flatten()[: len(latents) // 4]
         if self.steps == self.WARM_STEPS:
             dead = torch.arange(len(self.usage), device=latents.device)[: len(latents)]

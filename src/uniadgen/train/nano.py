@@ -165,6 +165,7 @@ class AdWorldRows:
         self.targets, self.clicks = targets, clicks
         self.shop: Shop = shop_of(config.world)
         self.sampler = SAMPLERS[config.data.sampler]
+        self._window = lru_cache(maxsize=1)(self._sorted_rows)  # of this object: it dies with its stock
 
     def batch(self, step: int) -> Batch:
         """The batch of a step, a pure function of it: every shopper is met once (or in turn, where they are limited).
@@ -177,8 +178,7 @@ class AdWorldRows:
         start = int(order[place]) * size
         return collate(self._window(window)[start : start + size], self.layout.pad_id)
 
-    @lru_cache(maxsize=1)  # noqa: B019  one window, which dies with these rows
-    def _window(self, window: int) -> list[Row]:
+    def _sorted_rows(self, window: int) -> list[Row]:
         size = WINDOW * self.config.train.batch_size
         return sorted((self.row(window * size + i) for i in range(size)), key=lambda row: len(row.ids))
 

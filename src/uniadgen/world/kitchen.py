@@ -91,7 +91,7 @@ def _spout(rng: np.random.Generator, wide: float, half: float, body: Material) -
         sizes = (0.075, 0.055, 0.045)
         return [
             rod(a, b, size, body) if i == 0 else replace(rod(a, b, size, body), blend=0.05)
-            for i, (a, b, size) in enumerate(zip(line, line[1:], sizes, strict=False))
+            for i, (a, b, size) in enumerate(zip(line[:-1], line[1:], sizes, strict=True))
         ]
     return [piece("cone", (0.16, 0.065, 0.24), body, (-wide - 0.06, half * 0.25, 0), turn=(0, 0, 0.85), blend=0.06)]
 
