@@ -72,11 +72,13 @@ class ModelConfig:
     extractor_layers: int = 2  # release
     fusion_layers: int = 4  # release
     preference_heads: int = 16  # release
+    preference_control: bool = False  # the preference tokens also enter as a control, as Eq. 5 does (ours)
     gumbel_scale: float = 1.0  # size of the noise in training; with cosine scores, 1 is mostly noise
     gumbel_at_inference: bool = False  # the release: True; False so that an ad can be replayed
     # the joint loss
     text_weight: float = 1.0  # lambda_text of Eq. 4
     image_weight: float = 1.0  # lambda_img of Eq. 4
+    first_cells_weight: float = 0.0  # extra weight of a picture's first cells in its loss, fading after a row (ours)
     condition_dropout: float = 0.1  # share of training rows whose control is zero (release)
     code_dropout: float = (
         0.0  # share of training rows in which codes already painted are hidden, at a random rate (ours)
@@ -91,6 +93,7 @@ class ModelConfig:
         _expect(0 < self.keep_rate <= 1, "model.keep_rate", self.keep_rate, "a share in (0, 1]")
         for name in ("condition_dropout", "code_dropout"):
             _expect(0 <= getattr(self, name) <= 1, f"model.{name}", getattr(self, name), "a share in [0, 1]")
+        _expect(self.first_cells_weight >= 0, "model.first_cells_weight", self.first_cells_weight, "0 (off) or more")
         _expect(self.vq_patch % 4 == 0, "model.vq_patch", self.vq_patch, "a multiple of 4 pixels, or 0")
         _expect(self.num_layers > 1, "model.num_layers", self.num_layers, "2 or more, so that the control enters")
         for name in ("num_heads", "foreground_heads", "control_every"):
@@ -141,7 +144,7 @@ class GenerateConfig:
     image_top_k: int = 0  # 0: the full softmax (release)
     max_words: int = 64  # tokens of text at most
     # What a text may hold besides the product's selling points; nothing else can then be written. Empty: the model is
-    # only told so in its instruction (paper section 4.3.2).
+    # only told so in its instruction (paper section 4.3.2). ASCII words serve English texts, others Chinese ones.
     connecting_words: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from uniadgen.config import Config, GenerateConfig, override
+from uniadgen.config import Config, GenerateConfig, nearest, override
 from uniadgen.data import cutout, history
 from uniadgen.data.batch import Row, collate
 from uniadgen.data.prompt import Layout, Shown
@@ -49,8 +49,12 @@ class AdGenerator:
 
         Raises `ValueError` when there is no such folder, or when a tensor is missing, extra or of another shape.
         """
-        shipped = SHIPPED / str(name)
-        return cls(*load(shipped if shipped.is_dir() else Path(name)))
+        shipped = sorted(folder.name for folder in SHIPPED.iterdir()) if SHIPPED.is_dir() else []
+        if name in shipped:
+            return cls(*load(SHIPPED / str(name)))
+        if not Path(name).is_dir():
+            raise ValueError(f"{name}: no such folder of weights, and no shipped model{nearest(str(name), shipped)}")
+        return cls(*load(Path(name)))
 
     def generate(
         self,
@@ -76,6 +80,8 @@ class AdGenerator:
         self, examples: Sequence[Example], seeds: Sequence[int], *, guidance: float | None = None
     ) -> list[Ad]:
         """Makes the ads of several requests at once; histories may differ in length, or be empty."""
+        if not examples:
+            raise ValueError("got no requests, expected at least one")
         *_, last = self._run(examples, seeds, guidance)
         return last[1]
 

@@ -23,7 +23,7 @@ def nano() -> Config:
             num_heads=4,
             intermediate_size=704,
             vocab_size=4096,
-            num_codes=2048,
+            num_codes=4096,
             vq_patch=12,
             vq_channels=256,
             vq_blocks=5,
@@ -39,14 +39,16 @@ def nano() -> Config:
             extractor_layers=1,
             fusion_layers=1,
             preference_heads=4,
+            preference_control=True,
             gumbel_scale=0.1,
-            code_dropout=0.5,
+            first_cells_weight=20.0,
+            code_dropout=0.25,
         ),
         vq_train=TrainConfig(
-            steps=3400, batch_size=12, optimizer="muon", learning_rate=3e-3, warmup=50, decay=0.6, sample_every=500
+            steps=4400, batch_size=12, optimizer="muon", learning_rate=3e-3, warmup=50, decay=0.6, sample_every=500
         ),
         train=TrainConfig(
-            steps=1750,
+            steps=3700,
             batch_size=8,
             optimizer="muon",
             learning_rate=2e-3,

@@ -53,6 +53,26 @@ def test_a_clicked_picture_may_be_of_any_mode(tmp_path: Path, mode: str) -> None
     assert read_picture(saved(tmp_path / f"click.{ending}", picture), "RGB").mode == "RGB"
 
 
+def test_a_transparent_click_is_seen_on_white(tmp_path: Path) -> None:
+    picture = Image.new("RGBA", (16, 16), (200, 0, 0, 0))  # a red that nobody sees
+    picture.paste((0, 0, 255, 255), (0, 0, 8, 16))
+    picture.save(tmp_path / "click.png")
+    read = read_picture(tmp_path / "click.png", "RGB")
+    assert (read.getpixel((12, 4)), read.getpixel((4, 4))) == ((255, 255, 255), (0, 0, 255))
+
+
+def test_a_picture_is_turned_as_its_camera_says(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees
+    Image.new("RGB", (32, 16)).save(tmp_path / "click.jpg", exif=exif)
+    assert read_picture(tmp_path / "click.jpg", "RGB").size == (16, 32)
+
+
+def test_sixteen_bits_of_grey_become_eight(tmp_path: Path) -> None:
+    Image.fromarray(np.full((16, 16), 0x8000, np.uint16)).save(tmp_path / "click.png")
+    assert read_picture(tmp_path / "click.png", "RGB").getpixel((0, 0)) == (128, 128, 128)
+
+
 def test_a_palette_with_a_transparent_colour_is_transparency(tmp_path: Path) -> None:
     picture = Image.new("P", (20, 20), 0)
     picture.putpalette([255, 0, 0, 0, 255, 0])

@@ -79,8 +79,7 @@ def with_answer(row: Row, layout: Layout, words, codes) -> Row:
 def forced(model, layout: Layout, rows) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Logits of words and of codes, row by row, with the whole sequence read at once as in training."""
     batch = collate(rows, layout.pad_id)
-    control = model.spread_control(model.foreground(batch.cutout), batch.image_loss)
-    hidden = model.decode(model.embed(batch), batch.attend, batch.position, control)
+    hidden = model.read(batch)
     words = [model.lm_head(row[at]) for row, at in zip(hidden, batch.text_loss, strict=True)]
     codes = [model.model.generation_head(row[at]) for row, at in zip(hidden, batch.image_loss, strict=True)]
     return words, codes

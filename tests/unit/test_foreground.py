@@ -94,7 +94,7 @@ def test_no_layer_of_transformers_sees_the_control(model, batch: Batch, control)
     layers = model.model.language_model.layers
     for layer in layers:
         layer.forward = lambda *args, call=layer.forward, **kwargs: seen.append(set(kwargs)) or call(*args, **kwargs)
-    model.decode(model.embed(batch), batch.attend, batch.position, control)
+    model.decode(model.embed(batch, model.prefer(batch)), batch.attend, batch.position, control)
     assert len(seen) == len(layers)
     assert not any("control_states" in names for names in seen)
 
@@ -107,7 +107,7 @@ def test_control_enters_after_every_second_layer_from_the_first(model, batch: Ba
         # `forward` is called after the hook that adds the control.
         layer.forward = lambda x, *args, call=layer.forward, **kwargs: entered.append(x) or call(x, *args, **kwargs)
         layer.register_forward_hook(lambda module, args, output: left.append(output))
-    embeds = model.embed(batch)
+    embeds = model.embed(batch, model.prefer(batch))
     model.decode(embeds, batch.attend, batch.position, control)
     for index, (before, after) in enumerate(zip([embeds, *left], entered, strict=False)):
         added = control if index in (1, 3) else torch.zeros_like(control)
@@ -115,13 +115,13 @@ def test_control_enters_after_every_second_layer_from_the_first(model, batch: Ba
 
 
 def test_zero_control_is_no_control(model, batch: Batch, control) -> None:
-    embeds = model.embed(batch)
+    embeds = model.embed(batch, model.prefer(batch))
     without = model.decode(embeds, batch.attend, batch.position)
     assert torch.equal(model.decode(embeds, batch.attend, batch.position, torch.zeros_like(control)), without)
 
 
 def test_control_changes_nothing_before_its_positions_and_all_after(model, batch: Batch, control) -> None:
-    embeds = model.embed(batch)
+    embeds = model.embed(batch, model.prefer(batch))
     change = model.decode(embeds, batch.attend, batch.position, control) - model.decode(
         embeds, batch.attend, batch.position
     )
@@ -133,7 +133,7 @@ def test_control_changes_nothing_before_its_positions_and_all_after(model, batch
 
 
 def test_control_of_a_later_cell_does_not_reach_an_earlier_one(model, batch: Batch, control) -> None:
-    embeds = model.embed(batch)
+    embeds = model.embed(batch, model.prefer(batch))
     at = batch.image_loss[0].nonzero().flatten()
     other = control.clone()
     other[0, at[9]] += 1

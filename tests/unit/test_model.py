@@ -11,19 +11,10 @@ from uniadgen.data.batch import Batch, Kind, Row, collate
 from uniadgen.data.prompt import Layout
 from uniadgen.model import weights
 
-# Part of Janus' checkpoint, or of DINOv2's, and not of our path.
-NOT_OURS = ("model.vision_model.", "model.aligner.", "foreground.dinov2.embeddings.mask_token")
-FROZEN = ("model.vqmodel.",)
-
-
 @pytest.fixture
 def batch(make_row: Callable[..., Row], layout: Layout) -> Batch:
     """Rows with 3, 0 and 1 clicks."""
     return collate([make_row(0, 3), make_row(1, 0), make_row(2, 1)], layout.pad_id)
-
-
-def learns(name: str) -> bool:
-    return not name.startswith((*NOT_OURS, *FROZEN))
 
 
 @pytest.mark.parametrize("which", ["fresh_model", "model"])
@@ -35,35 +26,27 @@ def test_every_parameter_that_is_to_learn_gets_a_gradient(which: str, batch: Bat
     dead = [
         name
         for name, parameter in model.named_parameters()
-        if learns(name) and (parameter.grad is None or not parameter.grad.abs().max() > 0)
+        if parameter.requires_grad and (parameter.grad is None or not parameter.grad.abs().max() > 0)
     ]
     assert dead == []
 
 
-def test_the_frozen_vq_gets_no_gradient(model, batch: Batch) -> None:
-    model.train().loss(batch, torch.Generator().manual_seed(0)).total.backward()
-    assert all(p.grad is None for p in model.model.vqmodel.parameters())
-
-
-def test_parts_of_the_checkpoint_off_our_path_are_known(model, batch: Batch) -> None:
-    """What gets no gradient is exactly the list above, so that nothing else can slip into it."""
-    model.train().loss(batch, torch.Generator().manual_seed(0)).total.backward()
-    without = {name for name, parameter in model.named_parameters() if parameter.grad is None}
-    assert all(not learns(name) for name in without)
-    for prefix in (*NOT_OURS, *FROZEN):
-        assert any(name.startswith(prefix) for name in without), prefix
+def test_what_does_not_learn_is_the_vq_and_the_parts_of_the_base_models_off_our_path(model) -> None:
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    prefixes = ("model.vqmodel.", "model.vision_model.", "model.aligner.", "foreground.dinov2.embeddings.mask_token")
+    assert all(name.startswith(prefixes) for name in frozen)
+    assert all(any(name.startswith(prefix) for name in frozen) for prefix in prefixes)
 
 
 def test_the_loss_is_the_cross_entropy_of_the_next_word_and_of_the_next_code(model, batch: Batch) -> None:
-    control = model.spread_control(model.foreground(batch.cutout), batch.image_loss)
-    hidden = model.decode(model.embed(batch), batch.attend, batch.position, control)
+    hidden = model.read(batch)
     following = batch.ids.roll(-1, dims=1)
     words, codes = batch.text_loss, batch.image_loss
     losses = model.loss(batch)
     torch.testing.assert_close(losses.text, F.cross_entropy(model.lm_head(hidden[words]), following[words]))
-    torch.testing.assert_close(
-        losses.image, F.cross_entropy(model.model.generation_head(hidden[codes]), following[codes])
-    )
+    each = F.cross_entropy(model.model.generation_head(hidden[codes]), following[codes], reduction="none")
+    weights = (1 + 20 * torch.exp(-torch.arange(16) / 4)).repeat(3)  # of 4 x 4 cells, in three rows
+    torch.testing.assert_close(losses.image, (each * weights).sum() / weights.sum())
 
 
 def test_a_rows_loss_does_not_depend_on_its_neighbours(model, make_row: Callable[..., Row], layout: Layout) -> None:
@@ -82,9 +65,7 @@ def test_hidden_states_of_a_row_do_not_depend_on_its_neighbours(model, make_row,
 
     def states(rows: list[Row]) -> list[torch.Tensor]:
         batch = collate(rows, layout.pad_id)
-        control = model.spread_control(model.foreground(batch.cutout), batch.image_loss)
-        hidden = model.decode(model.embed(batch), batch.attend, batch.position, control)
-        return [row[attend] for row, attend in zip(hidden, batch.attend, strict=True)]
+        return [row[attend] for row, attend in zip(model.read(batch), batch.attend, strict=True)]
 
     for together, row in zip(states(rows), rows, strict=True):
         torch.testing.assert_close(together, states([row])[0], atol=1e-5, rtol=0)
@@ -140,7 +121,7 @@ def test_another_history_changes_text_and_picture_of_its_row_alone(model, batch:
     codes = batch.click_codes.clone()
     codes[0] = (codes[0] + 1) % 64
     other = Batch(**{**vars(batch), "click_codes": codes})
-    states = lambda batch: model.decode(model.embed(batch), batch.attend, batch.position)  # noqa: E731
+    states = lambda batch: model.decode(model.embed(batch, model.prefer(batch)), batch.attend, batch.position)  # noqa: E731
     change = (states(batch) - states(other)).abs().amax(-1)
     assert change[0, batch.text_loss[0]].min() > 1e-5
     assert (change[1:] == 0).all()
@@ -156,7 +137,7 @@ def test_a_batch_of_shoppers_without_clicks_can_be_learnt(model, make_row: Calla
 def painted_codes(model, batch: Batch, seed: int) -> torch.Tensor:
     """(B, K): which codes already painted are visible to the next ones."""
     at = batch.kind == Kind.IMAGE
-    embeds = model.embed(batch, torch.Generator().manual_seed(seed))
+    embeds = model.embed(batch, None, torch.Generator().manual_seed(seed))
     return (embeds[at] != 0).any(-1).view(len(batch.ids), -1)
 
 
@@ -174,9 +155,9 @@ def test_code_dropout_hides_codes_in_a_share_of_rows_here_few_and_there_many(mod
 def test_code_dropout_hides_nothing_but_codes_and_nothing_outside_training(model, make_row, layout: Layout) -> None:
     batch = collate([make_row(0, 0), make_row(1, 0)], layout.pad_id)
     model.config.code_dropout = 1.0
-    whole = model.embed(batch, torch.Generator().manual_seed(0))
-    assert torch.equal(whole, model.embed(batch))
-    hiding = model.train().embed(batch, torch.Generator().manual_seed(0))
+    whole = model.embed(batch, None, torch.Generator().manual_seed(0))
+    assert torch.equal(whole, model.embed(batch, model.prefer(batch)))
+    hiding = model.train().embed(batch, None, torch.Generator().manual_seed(0))
     changed = (whole != hiding).any(-1)
     assert changed.any()
     assert (batch.kind[changed] == Kind.IMAGE).all()

@@ -181,3 +181,13 @@ def test_clicks_are_coded_when_served_as_they_were_in_training(generator: AdGene
     served = generator.encode_clicks([Click(Image.fromarray(picture), "a title") for picture in pictures])
     same = np.stack([shown.codes for shown in served]) == trained[numbers]
     assert same.mean() > 0.8  # weights are saved in half precision, in which near ties may fall the other way
+
+
+def test_an_unknown_model_is_named() -> None:
+    with pytest.raises(ValueError, match="nanoo: no such folder of weights, and no shipped model"):
+        AdGenerator.from_pretrained("nanoo")
+
+
+def test_no_requests_are_refused(generator: AdGenerator) -> None:
+    with pytest.raises(ValueError, match="got no requests, expected at least one"):
+        generator.generate_batch([], [])

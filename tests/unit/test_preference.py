@@ -5,7 +5,7 @@ import torch
 
 from uniadgen.data.batch import collate
 from uniadgen.model.configuration import architecture
-from uniadgen.model.preference import Preference, RelevanceExtractor, Selection
+from uniadgen.model.preference import Preference, PreferenceControl, RelevanceExtractor, Selection
 
 WIDTH = 64
 
@@ -203,9 +203,58 @@ def test_rows_without_clicks_are_finite_and_so_are_their_gradients(preference: P
 
 def test_preference_tokens_enter_the_sequence_in_the_places_of_the_history(model, make_row, layout) -> None:
     batch = collate([make_row(0, 3), make_row(1, 0), make_row(2, 1)], layout.pad_id)
-    embeds, fused = model.embed(batch), model.prefer(batch)
+    fused = model.prefer(batch)
+    embeds = model.embed(batch, fused)
     for b in range(3):
         at = batch.kind[b] == 2
         torch.testing.assert_close(embeds[b, at], fused.text[b][batch.click_words[b]])
         at = batch.kind[b] == 3
         torch.testing.assert_close(embeds[b, at], fused.image[b][batch.clicked[b]].flatten(0, 1))
+
+
+def test_at_first_the_history_stands_there_as_words_and_codes_do(fresh_model, make_row, layout) -> None:
+    """What the extractors drop is zero; what they keep is all but untouched, so that a decoder knows it at once."""
+    batch = collate([make_row(0, 3)], layout.pad_id)
+    fused = fresh_model.prefer(batch)
+    codes = fresh_model.prepare_embeddings_for_image_generation(batch.click_codes)
+    chosen = kept(fused.image_selection).view(codes.shape[:3])
+    change = (fused.image - codes * chosen[..., None]).std()
+    assert 0 < change < 0.1 * fresh_model.get_input_embeddings().weight.std()
+
+
+# the history as a control
+
+
+@pytest.fixture
+def control() -> PreferenceControl:
+    return randomised(PreferenceControl(WIDTH))
+
+
+def test_a_control_looks_at_the_same_place_of_all_clicks(control) -> None:
+    image, clicked = normal(1, 3, 4, WIDTH), torch.tensor([[True, True, False]])
+    before = control(image, clicked, 16).view(4, 4, WIDTH)
+    image[0, 1, 1] += 1  # upper right of the second click
+    change = (control(image, clicked, 16).view(4, 4, WIDTH) - before).abs().amax(-1)
+    assert (change[:2, 2:] > 1e-3).all()
+    change[:2, 2:] = 0
+    assert (change == 0).all()
+
+
+def test_padding_of_clicks_does_not_enter_a_control(control) -> None:
+    image, clicked = normal(1, 3, 4, WIDTH), torch.tensor([[True, True, False]])
+    torch.testing.assert_close(control(image, clicked, 16), control(image[:, :2], clicked[:, :2], 16))
+
+
+def test_without_a_history_there_is_no_control(control) -> None:
+    image, clicked = normal(2, 2, 4, WIDTH), torch.tensor([[True, True], [False, False]])
+    made = control(image, clicked, 16)
+    assert (made[1] == 0).all()
+    assert (made[0] != 0).any()
+
+
+def test_a_history_controls_the_picture_of_its_row_alone(model, make_row, layout) -> None:
+    batch = collate([make_row(0, 3), make_row(1, 0)], layout.pad_id)
+    product = model.foreground(batch.cutout)
+    both = model.add_preference(product, batch, model.prefer(batch))
+    assert (both[0] != product[0]).any()
+    assert torch.equal(both[1], product[1])

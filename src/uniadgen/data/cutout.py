@@ -4,7 +4,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFilter, UnidentifiedImageError
+from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 64_000_000  # 8000 x 8000; a larger picture is refused before it is decoded
 # Where a product stands that comes without a placement of its own: as AdWorld's and most shops' pictures have it.
@@ -13,7 +13,7 @@ MARGIN = 0.08  # a square picture whose product keeps this share free on every s
 
 
 def read_picture(path: Path, mode: str) -> Image.Image:
-    """Reads a picture as RGB or RGBA (mode).
+    """Reads a picture, turned as its camera says, as RGB (what is transparent becomes white) or RGBA (mode).
 
     Raises `ValueError` saying what was got and what to do: no such file, not a picture, cut short, too large
     (told from its header, before decoding), or no transparency where RGBA is asked for.
@@ -34,11 +34,17 @@ def read_picture(path: Path, mode: str) -> Image.Image:
         if isinstance(error, ValueError) and str(path) in str(error):
             raise
         raise ValueError(f"{path}: the picture is damaged or cut short ({error}): save it again") from None
-    if mode == "RGBA" and "A" not in picture.getbands() and "transparency" not in picture.info:
+    picture = ImageOps.exif_transpose(picture)
+    transparent = picture.has_transparency_data
+    if mode == "RGBA" and not transparent:
         raise ValueError(
             f"{path}: the picture has mode {picture.mode} without transparency, expected a product cut out on a "
             "transparent background: remove its background (any cut-out tool) and save it as PNG or WebP"
         )
+    if picture.mode.startswith("I"):  # 16-bit grey, of which Pillow would cut off the bright part
+        picture = Image.fromarray((np.asarray(picture) // 256).astype(np.uint8))
+    if mode == "RGB" and transparent:
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
     return picture.convert(mode)
 
 
@@ -61,10 +67,11 @@ def place(cutout: Image.Image, side: int) -> Image.Image:
     width, height = cutout.size
     free = min(box[0] / width, box[1] / height, 1 - box[2] / width, 1 - box[3] / height)
     if width == height and free >= MARGIN:
-        return _resize(cutout, (side, side))
+        return cutout.resize((side, side), Image.Resampling.LANCZOS)
     product = cutout.crop(box)
     scale = min(STAND_WIDTH * side / product.width, STAND_HEIGHT * side / product.height)
-    product = _resize(product, (max(1, round(product.width * scale)), max(1, round(product.height * scale))))
+    size = max(1, round(product.width * scale)), max(1, round(product.height * scale))
+    product = product.resize(size, Image.Resampling.LANCZOS)
     canvas = Image.new("RGBA", (side, side))
     canvas.paste(product, ((side - product.width) // 2, round(STAND_BASE * side) - product.height))
     return canvas
@@ -73,13 +80,6 @@ def place(cutout: Image.Image, side: int) -> Image.Image:
 def _above(alpha: int) -> list[int]:
     """A look-up table: 255 for every value above `alpha`."""
     return [255 * (value > alpha) for value in range(256)]
-
-
-def _resize(cutout: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Resizes with premultiplied alpha, so that no colour of invisible pixels shines through at the edge."""
-    if cutout.size == size:
-        return cutout
-    return cutout.convert("RGBa").resize(size, Image.Resampling.LANCZOS).convert("RGBA")
 
 
 def premultiplied(canvas: Image.Image | np.ndarray) -> np.ndarray:
@@ -95,9 +95,9 @@ def paste(painted: Image.Image, canvas: Image.Image) -> Image.Image:
     Where alpha is 255 the product's pixels are unchanged. What the model painted of the product just outside its
     outline would show as a seam, so the background is first drawn inwards over it.
     """
-    painted = painted.convert("RGB").resize(canvas.size, Image.Resampling.LANCZOS)
+    painted = painted.convert("RGB").resize(canvas.size, Image.Resampling.BICUBIC)
     alpha = canvas.getchannel("A")
-    reach = max(1, canvas.width // 96)
+    reach = max(1, canvas.width // 54)
     hole = alpha.point(_above(0)).filter(ImageFilter.MaxFilter(2 * reach + 1))
     ground = _fill(np.asarray(painted, np.float32), np.asarray(hole) > 0, reach)
     weight = np.asarray(alpha, np.float32)[..., None] / 255

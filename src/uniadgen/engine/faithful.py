@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
+from uniadgen.data.prompt import language_of
+
 
 @dataclass(frozen=True)
 class Vocabulary:
@@ -20,7 +22,12 @@ class Vocabulary:
     def of(
         cls, tokenizer: PreTrainedTokenizerBase, points: Sequence[str], connectors: Sequence[str], end: int
     ) -> "Vocabulary":
-        """Every piece at the start of a text and after a space; without a space also where none is needed."""
+        """Every piece at the start of a text and after a space; without a space also where none is needed.
+
+        English points bring the connectors in ASCII, Chinese points the others.
+        """
+        languages = {language_of(point) for point in points}
+        connectors = [word for word in connectors if ("en" if word.isascii() else "zh") in languages]
 
         def spell(*words: str) -> tuple[tuple[int, ...], ...]:
             encode = lambda text: tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)  # noqa: E731

@@ -12,6 +12,7 @@ from uniadgen.config import GenerateConfig
 from uniadgen.data.batch import Batch
 from uniadgen.data.prompt import Layout
 from uniadgen.engine.faithful import Speller, Vocabulary
+from uniadgen.model.preference import Fused
 from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration
 
 
@@ -45,30 +46,32 @@ class Decoder:
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self.spellers: list[Speller] = []
         if config.connecting_words:
-            words, end = config.connecting_words, layout.end_text
-            pieces = [Vocabulary.of(layout.tokenizer, points, words, end) for points in selling_points]
-            self.spellers = [Speller(vocabulary, config.max_words) for vocabulary in pieces]
+            self.spellers = [
+                Speller(Vocabulary.of(layout.tokenizer, points, config.connecting_words, layout.end_text), config.max_words)
+                for points in selling_points
+            ]
 
     @torch.no_grad()
     def run(self, batch: Batch) -> Iterator[Progress]:
         """Yields after every word and after every row of the picture; the last one is `done`."""
         modality = self.layout.config.data.modality
-        self._prefill(batch)
+        fused = self.model.prefer(batch)
+        self._prefill(batch, fused)
         words: list[list[int]] = [[] for _ in range(self.num_requests)]
         codes = torch.zeros(self.num_requests, 0, dtype=torch.long)
         if "text" in modality:
             for words in self._write():
                 yield Progress(tuple(map(tuple, words)), codes)
         if "image" in modality:
-            for codes in self._paint(batch):
+            for codes in self._paint(self._control(batch, fused)):
                 yield Progress(tuple(map(tuple, words)), codes)
         yield Progress(tuple(map(tuple, words)), codes, done=True)
 
-    def _prefill(self, batch: Batch) -> None:
+    def _prefill(self, batch: Batch, fused: Fused | None) -> None:
         self.cache = DynamicCache(config=self.model.config.text_config)
         self.attend = batch.attend
         self.num_branches = len(batch.ids) // self.num_requests
-        self.model.decode(self.model.embed(batch), self.attend, batch.position, None, self.cache)
+        self.model.decode(self.model.embed(batch, fused), self.attend, batch.position, None, self.cache)
 
     def _write(self) -> Iterator[list[list[int]]]:
         """The text stage: from `<text>` until every row has fed its `</text>`."""
@@ -91,11 +94,10 @@ class Decoder:
             yield words
         self._step(self.model.get_input_embeddings()(self._all(fed)), live=self._all(fed != pad))
 
-    def _paint(self, batch: Batch) -> Iterator[Int[Tensor, "R k"]]:
+    def _paint(self, control: Float[Tensor, "rows K D"]) -> Iterator[Int[Tensor, "R k"]]:
         """The image stage: K codes from `<image>`, each position with the control of the cell it predicts."""
         cells = self.layout.config.cells
         side = round(cells**0.5)
-        control = self._control(batch)
         codes: list[Tensor] = []
         embeds = self.model.get_input_embeddings()(self._all(torch.full((self.num_requests,), self.layout.start_image)))
         for cell in range(cells):
@@ -105,13 +107,13 @@ class Decoder:
             if (cell + 1) % side == 0:
                 yield torch.stack(codes, dim=1)
 
-    def _control(self, batch: Batch) -> Float[Tensor, "rows K D"]:
-        """Computed once per picture; zero in the branch that leaves the product out."""
+    def _control(self, batch: Batch, fused: Fused | None) -> Float[Tensor, "rows K D"]:
+        """Computed once per picture; a branch that leaves the product or the history out has nothing of it."""
         control = self.model.foreground(batch.cutout[: self.num_requests])
         branches = [control] * self.num_branches
         if self.config.leave_out in ("product", "both"):
             branches[1:] = [torch.zeros_like(control)] * (self.num_branches - 1)
-        return torch.cat(branches)
+        return self.model.add_preference(torch.cat(branches), batch, fused)
 
     def _all(self, per_request: Tensor) -> Tensor:
         """Every branch is fed the same tokens."""

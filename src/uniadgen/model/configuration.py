@@ -34,10 +34,12 @@ class UniAdGenConfig(JanusConfig):
     extractor_layers: int = 2
     fusion_layers: int = 4
     preference_heads: int = 16
+    preference_control: bool = False
     gumbel_scale: float = 1.0
     gumbel_at_inference: bool = False
     text_weight: float = 1.0
     image_weight: float = 1.0
+    first_cells_weight: float = 0.0
     condition_dropout: float = 0.1
     code_dropout: float = 0.0
     max_click_words: int = 30
@@ -54,10 +56,12 @@ _SHARED = (
     "extractor_layers",
     "fusion_layers",
     "preference_heads",
+    "preference_control",
     "gumbel_scale",
     "gumbel_at_inference",
     "text_weight",
     "image_weight",
+    "first_cells_weight",
     "condition_dropout",
     "code_dropout",
 )

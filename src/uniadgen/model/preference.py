@@ -1,5 +1,6 @@
 """Multimodal preference extraction (Eq. 7, 8): which words and patches of the history matter, fused."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -98,9 +99,6 @@ class Preference(nn.Module):
     def __init__(self, config: UniAdGenConfig) -> None:
         super().__init__()
         size = config.text_config.hidden_size
-        # Embeddings are small; beside them the position tables would soon be all that is seen.
-        self.text_norm = nn.LayerNorm(size)
-        self.image_norm = nn.LayerNorm(size)
         self.text_extractor = RelevanceExtractor(config, config.max_click_words)
         self.image_extractor = RelevanceExtractor(config, config.max_click_cells)
         self.ff = feed_forward(size)  # f of Eq. 8
@@ -123,21 +121,47 @@ class Preference(nn.Module):
         Source: Eq. 7 and 8. `words` marks real words, `clicked` real clicks; the rest is padding.
         """
         cells = clicked[:, :, None].expand(image.shape[:3])
-        image_selection = self.image_extractor(self.image_norm(image), cells, generator)
-        text_selection = self.text_extractor(self.text_norm(text), words, generator)
+        image_selection = self.image_extractor(image, cells, generator)
+        text_selection = self.text_extractor(text, words, generator)
         v = self._prepare(image_selection.tokens, self.image_position[: image.shape[2]], image.shape[1], 0)
         t = self._prepare(text_selection.tokens, self.text_position[: text.shape[2]], text.shape[1], 1)
         fused = torch.cat([v, t], dim=1)
         valid = _attendable(torch.cat([cells.flatten(1), words.flatten(1)], dim=1))
         for block in self.blocks:
             fused = block(fused, valid)
-        fused_image, fused_text = self.out(fused).split([v.shape[1], t.shape[1]], dim=1)
+        selected = torch.cat([image_selection.tokens, text_selection.tokens], dim=1)
+        fused_image, fused_text = (selected + self.out(fused)).split([v.shape[1], t.shape[1]], dim=1)
         return Fused(fused_text.view_as(text), fused_image.view_as(image), text_selection, image_selection)
 
     def _prepare(self, tokens: Tensor, position: Tensor, num_clicks: int, modality: int) -> Tensor:
         """f(e) + e, then where the token stood in its click and which modality it is."""
         tokens = self.ff(tokens) + tokens
         return tokens + position.repeat(num_clicks, 1) + self.modality.weight[modality]
+
+
+class PreferenceControl(nn.Module):
+    """Preference tokens as a control: what stands at a place in the clicked pictures steers that place of the new one.
+
+    Not in the paper. A pretrained decoder looks up the history's tokens; one trained from scratch for two hours
+    hardly learns to, and this spares it the search. No biases: without a history the control is exactly zero.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(size, bias=False)
+        self.layers = nn.Sequential(
+            nn.Linear(size, size, bias=False), nn.GELU(approximate="tanh"), nn.Linear(size, size, bias=False)
+        )
+
+    def forward(
+        self, image: Float[Tensor, "B N P D"], clicked: Bool[Tensor, "B N"], num_cells: int
+    ) -> Float[Tensor, "B K D"]:
+        """The mean over a shopper's clicks, spread from the P places of a click to the K cells of a picture."""
+        share = clicked / clicked.sum(-1, keepdim=True).clamp(min=1)
+        mean = torch.einsum("bnpd,bn->bdp", image, share.to(image.dtype))
+        side, target = math.isqrt(mean.shape[-1]), math.isqrt(num_cells)
+        grid = F.interpolate(mean.unflatten(-1, (side, side)), size=(target, target), mode="nearest")
+        return self.layers(self.norm(grid.flatten(2).transpose(1, 2)))
 
 
 def _attendable(valid: Tensor) -> Tensor:

@@ -1,11 +1,12 @@
 """Uni-AdGen: one autoregressive model that writes the advertising text and then paints the picture."""
 
+import math
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, Cache
 from transformers.models.janus.modeling_janus import JanusForConditionalGeneration
 
@@ -13,11 +14,11 @@ from uniadgen.data.batch import Batch, Kind
 from uniadgen.model import vq
 from uniadgen.model.configuration import UniAdGenConfig
 from uniadgen.model.foreground import Foreground, drop_rows, hook_control
-from uniadgen.model.preference import Fused, Preference
+from uniadgen.model.preference import Fused, Preference, PreferenceControl
 
 
 class Losses(NamedTuple):
-    """Eq. 4 and its two terms, each a mean over its own tokens (Eq. 2, 3 write sums)."""
+    """Eq. 4 and its two terms, each a (weighted) mean over its own tokens (Eq. 2, 3 write sums)."""
 
     total: Tensor
     text: Tensor
@@ -38,10 +39,17 @@ class UniAdGenForConditionalGeneration(JanusForConditionalGeneration):
         vq.use_patches(self.model.vqmodel, config)
         self.foreground = Foreground(config)
         self.preference = Preference(config)
+        if config.preference_control:
+            self.preference_control = PreferenceControl(config.text_config.hidden_size)
+        for unused in (self.model.vision_model, self.model.aligner, self.foreground.dinov2.embeddings.mask_token):
+            unused.requires_grad_(False)  # parts of the base models that our path does not use
         hook_control(self.model.language_model.layers, config.control_every)
         self.post_init()
+        nn.init.normal_(self.preference.out.weight, std=1e-4)  # at first the history's embeddings stay as they are
 
-    def embed(self, batch: Batch, generator: torch.Generator | None = None) -> Float[Tensor, "B S D"]:
+    def embed(
+        self, batch: Batch, fused: Fused | None, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "B S D"]:
         """Input embeddings: words, image codes, and the preference tokens in the history's places."""
         painted = batch.kind == Kind.IMAGE
         words = self.get_input_embeddings()(batch.ids.masked_fill(painted, 0))
@@ -49,9 +57,8 @@ class UniAdGenForConditionalGeneration(JanusForConditionalGeneration):
         if self.training:
             codes = codes * self._visible(painted, generator)[..., None]
         embeds = torch.where(painted[..., None], codes, words)
-        if not batch.clicked.any():
+        if fused is None:
             return embeds
-        fused = self.prefer(batch, generator)
         for kind, tokens in (
             (Kind.CLICK_TEXT, fused.text[batch.click_words]),
             (Kind.CLICK_IMAGE, fused.image[batch.clicked]),
@@ -69,8 +76,10 @@ class UniAdGenForConditionalGeneration(JanusForConditionalGeneration):
         rate = 1 - chance[2, :, :1] ** 2  # often nearly all of them
         return ~(hides & (chance[1] < rate))
 
-    def prefer(self, batch: Batch, generator: torch.Generator | None = None) -> Fused:
-        """Preference extraction (Eq. 7, 8) over the clicks of a batch."""
+    def prefer(self, batch: Batch, generator: torch.Generator | None = None) -> Fused | None:
+        """Preference extraction (Eq. 7, 8) over the clicks of a batch; None where nobody clicked."""
+        if not batch.clicked.any():
+            return None
         text = self.get_input_embeddings()(batch.click_ids)
         image = self._embed_codes(batch.click_codes)
         return self.preference(text, batch.click_words, image, batch.clicked, generator)
@@ -104,22 +113,45 @@ class UniAdGenForConditionalGeneration(JanusForConditionalGeneration):
         """Scores of the next image code."""
         return self.model.generation_head(hidden)
 
+    def read(self, batch: Batch, generator: torch.Generator | None = None) -> Float[Tensor, "B S D"]:
+        """Hidden states of rows with their answers, all positions at once (teacher forcing)."""
+        painted = batch.image_loss
+        fused = self.prefer(batch, generator)
+        embeds = self.embed(batch, fused, generator)
+        control = None
+        if painted.any():
+            product = self._dropped_control(batch, generator)
+            control = self.spread_control(self.add_preference(product, batch, fused), painted)
+        return self.decode(embeds, batch.attend, batch.position, control)
+
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> Losses:
         """The joint loss (Eq. 2 to 4) of a batch with targets; draws noise and dropout from `generator`."""
         painted, written = batch.image_loss, batch.text_loss
-        embeds = self.embed(batch, generator)
-        control = self.spread_control(self._dropped_control(batch, generator), painted) if painted.any() else None
-        hidden = self.decode(embeds, batch.attend, batch.position, control)
+        hidden = self.read(batch, generator)
         targets = batch.ids.roll(-1, dims=1)
         text = _mean_loss(self.text_logits(hidden[written]), targets[written])
-        image = _mean_loss(self.image_logits(hidden[painted]), targets[painted])
+        image = _mean_loss(self.image_logits(hidden[painted]), targets[painted], self._cell_weights(painted))
         return Losses(self.config.text_weight * text + self.config.image_weight * image, text, image)
+
+    def _cell_weights(self, painted: Bool[Tensor, "B S"]) -> Float[Tensor, "T"]:
+        """How much each painted cell counts: the first ones decide the style of all others, so they may count more."""
+        cell = (painted.cumsum(-1) - 1)[painted]  # 0 .. K - 1 in every row that is painted
+        row = math.sqrt(painted.sum(-1).max())
+        return 1 + self.config.first_cells_weight * torch.exp(-cell / row)
 
     def _dropped_control(self, batch: Batch, generator: torch.Generator | None) -> Tensor:
         control = self.foreground(batch.cutout)
         if self.training:
             control = drop_rows(control, self.config.condition_dropout, generator)
         return control
+
+    def add_preference(
+        self, control: Float[Tensor, "B K D"], batch: Batch, fused: Fused | None
+    ) -> Float[Tensor, "B K D"]:
+        """The product's control and, where the config has it, the history's."""
+        if fused is None or not self.config.preference_control:
+            return control
+        return control + self.preference_control(fused.image, batch.clicked, control.shape[1])
 
     @staticmethod
     def spread_control(control: Float[Tensor, "B K D"], painted: Bool[Tensor, "B S"]) -> Float[Tensor, "B S D"]:
@@ -137,11 +169,14 @@ class UniAdGenForConditionalGeneration(JanusForConditionalGeneration):
         return vq.decode(self.model.vqmodel, codes).clamp(-1, 1)
 
 
-def _mean_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy in float32; zero where the modality has no token in the batch."""
+def _mean_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    """(Weighted) mean cross-entropy in float32; zero where the modality has no token in the batch."""
     if len(targets) == 0:
         return logits.sum().float()
-    return F.cross_entropy(logits.float(), targets)
+    if weights is None:
+        return F.cross_entropy(logits.float(), targets)
+    losses = F.cross_entropy(logits.float(), targets, reduction="none")
+    return (losses * weights).sum() / weights.sum()
 
 
 AutoConfig.register("uniadgen", UniAdGenConfig)

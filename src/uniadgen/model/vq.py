@@ -158,7 +158,7 @@ class VQTrainer(nn.Module):
         painted = decode_latents(vq, latents + (quantised - latents).detach()).float()
         pixel = F.l1_loss(painted, pixels) + F.mse_loss(painted, pixels)
         edge = _edge_loss(painted, pixels)
-        return VQLosses(pixel + edge + commitment, pixel, edge, commitment)
+        return VQLosses(pixel + 0.5 * edge + commitment, pixel, edge, commitment)
 
     @torch.no_grad()
     def _revive(self, latents: Tensor, generator: torch.Generator | None) -> None:

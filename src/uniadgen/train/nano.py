@@ -99,10 +99,13 @@ def _train_vq(config: Config, model: UniAdGenForConditionalGeneration, stock: St
 
 
 def _start_codes(model: UniAdGenForConditionalGeneration) -> None:
-    """The model's own code embeddings begin as the VQ's codebook: near codes look alike from the first step."""
+    """The model's own code embeddings begin as the VQ's codebook, near codes alike, and as large as words are."""
     codebook = torch.nn.functional.normalize(model.model.vqmodel.quantize.embedding.weight, dim=-1)
     with torch.no_grad():
         model.model.generation_embeddings.weight.copy_(codebook)
+        codes = model.prepare_embeddings_for_image_generation(torch.arange(len(codebook)))
+        last = model.model.generation_aligner.hidden_layers[-1]
+        last.weight.mul_(model.get_input_embeddings().weight.std() / codes.std())
 
 
 WINDOW = 8  # steps whose rows are sorted by length together
