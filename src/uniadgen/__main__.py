@@ -1,9 +1,10 @@
-"""The command line: demo, generate, train, evaluate, world."""
+"""The command line: demo, generate, train, evaluate, convert, world."""
 
 import functools
 import json
 import sys
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +24,8 @@ app = typer.Typer(
 )
 world_app = typer.Typer(no_args_is_help=True, help="AdWorld, the synthetic shop whose right answers are known.")
 app.add_typer(world_app, name="world")
+convert_app = typer.Typer(no_args_is_help=True, help="Checkpoints of others become folders that we can build on.")
+app.add_typer(convert_app, name="convert")
 
 
 def plainly(command: Callable[..., None]) -> Callable[..., None]:
@@ -169,6 +172,36 @@ def sheet(
     from uniadgen.world.sheet import contact_sheet
 
     files.save_picture(out, contact_sheet(rows, columns, size, seed))
+    print(out)
+
+
+class JanusLayout(StrEnum):
+    """The two layouts in which Janus-Pro is published."""
+
+    HF = "hf"
+    ORIGINAL = "original"
+
+
+@convert_app.command()
+@plainly
+def janus(
+    path: Annotated[Path, typer.Argument(help="A folder with Janus-Pro, as DeepSeek or as Hugging Face lays it out.")],
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    layout: Annotated[JanusLayout, typer.Option(help="The layout to write; training reads `hf`.")] = JanusLayout.HF,
+    shard_gb: Annotated[float, typer.Option(min=0.001, help="Size of the shards written, in GB.")] = 2.0,
+) -> None:
+    """Bring Janus-Pro into the layout that training starts from, shard by shard; nothing is downloaded.
+
+    Every tensor's name and shape is checked first. The weights come under the DeepSeek model licence, also converted.
+
+    Example: uniadgen convert janus Janus-Pro-1B --out janus-pro-1b
+    """
+    from uniadgen.model.convert import convert_janus
+    from uniadgen.model.shards import shards
+    from uniadgen.train.log import progress_bar
+
+    with progress_bar("shards", len(shards(path))) as bar:
+        convert_janus(path, out, layout.value, shard_bytes=int(shard_gb * 1e9), advance=bar.advance)
     print(out)
 
 

@@ -168,7 +168,11 @@ def test_a_connecting_word_leaves_room_for_a_selling_point_as_it_is_spelt_after_
 
 @pytest.mark.parametrize(
     ("points", "own"),
-    [(("gift box",), {"and", ","}), (("礼盒包装",), {"与", "，"}), (("gift box", "礼盒包装"), {"and", ",", "与", "，"})],
+    [
+        (("gift box",), {"and", ","}),
+        (("礼盒包装",), {"与", "，"}),
+        (("gift box", "礼盒包装"), {"and", ",", "与", "，"}),
+    ],
 )
 def test_points_bring_the_connecting_words_of_their_own_language(tokenizer, points, own: set[str]) -> None:
     vocabulary = Vocabulary.of(tokenizer, points, ("and", ",", "与", "，"), END)

@@ -11,6 +11,7 @@ from uniadgen.data.batch import Batch, Kind, Row, collate
 from uniadgen.data.prompt import Layout
 from uniadgen.model import weights
 
+
 @pytest.fixture
 def batch(make_row: Callable[..., Row], layout: Layout) -> Batch:
     """Rows with 3, 0 and 1 clicks."""

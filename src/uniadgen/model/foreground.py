@@ -1,11 +1,15 @@
 """Foreground perception: the product's transparent picture becomes the control signal C of Eq. 5."""
 
+import math
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import Dinov2Model
 
+from uniadgen.model.bases import load_base
 from uniadgen.model.configuration import UniAdGenConfig
 
 
@@ -19,10 +23,29 @@ class Foreground(nn.Module):
         self.size: int = config.foreground_config.image_size  # pyright: ignore[reportAttributeAccessIssue]
         self.strength = config.control_strength
         self.dinov2 = Dinov2Model(config.foreground_config)
+        mask_token = self.dinov2.embeddings.mask_token  # of DINOv2's own training; we mask nothing
+        assert mask_token is not None, "DINOv2 has one"
+        mask_token.requires_grad_(False)
         # No biases: a zero input (a dropped condition) stays exactly zero control.
         self.control_layers = nn.Sequential(
             nn.Linear(size, width, bias=False), nn.GELU(approximate="tanh"), nn.Linear(width, width, bias=False)
         )
+
+    def load_dinov2(self, folder: Path) -> None:
+        """Takes a published DINOv2's weights; `ValueError` where they are not all there or of another size."""
+        found = load_base(Dinov2Model, folder)
+        tensors, expected = found.state_dict(), self.dinov2.state_dict()
+        positions = "embeddings.position_embeddings"
+        side = math.isqrt(expected[positions].shape[1] - 1)
+        tensors[positions] = resample_positions(tensors[positions], side)
+        wrong = sorted(tensors.keys() ^ expected.keys()) or [
+            f"{name} {tuple(tensors[name].shape)}, expected {tuple(expected[name].shape)}"
+            for name in expected
+            if tensors[name].shape != expected[name].shape
+        ]
+        if wrong:
+            raise ValueError(f"{folder}: this is not the DINOv2 of the config: {', '.join(wrong[:5])}")
+        self.dinov2.load_state_dict(tensors)
 
     def forward(self, cutout: Float[Tensor, "B 4 H W"]) -> Float[Tensor, "B K D"]:
         """One control vector per image cell, row by row. `cutout` is premultiplied by alpha, in [0, 1]."""
@@ -57,6 +80,21 @@ def hook_control(layers: nn.ModuleList, every: int) -> None:
     for index, layer in enumerate(layers):
         layer.register_forward_pre_hook(ControlHook((index - 1) % every == 0 and index > 0), with_kwargs=True)
     assert any((i - 1) % every == 0 for i in range(1, len(layers))), "no layer takes the control"
+
+
+def resample_positions(table: Float[Tensor, "1 L C"], side: int) -> Float[Tensor, "1 M C"]:
+    """DINOv2's position table (class token first) for a grid of `side` x `side` patches.
+
+    Bicubic with the scale (side + 0.1) / old side: the formula of the code that DINOv2 was published with, which later
+    versions of transformers changed. Resampled once and stored, the table is used as it is.
+    """
+    old = math.isqrt(table.shape[1] - 1)
+    if old == side:
+        return table
+    grid = table[:, 1:].float().unflatten(1, (old, old)).permute(0, 3, 1, 2)
+    scale = (side + 0.1) / old
+    grid = F.interpolate(grid, scale_factor=(scale, scale), mode="bicubic", align_corners=False)
+    return torch.cat([table[:, :1].float(), grid.flatten(2).transpose(1, 2)], dim=1).to(table.dtype)
 
 
 def drop_rows(

@@ -1,6 +1,7 @@
 """Uni-AdGen: one autoregressive model that writes the advertising text and then paints the picture."""
 
 import math
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -8,13 +9,15 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import AutoConfig, Cache
+from transformers import initialization as init
 from transformers.models.janus.modeling_janus import JanusForConditionalGeneration
 
 from uniadgen.data.batch import Batch, Kind
 from uniadgen.model import vq
+from uniadgen.model.bases import load_base
 from uniadgen.model.configuration import UniAdGenConfig
 from uniadgen.model.foreground import Foreground, drop_rows, hook_control
-from uniadgen.model.preference import Fused, Preference, PreferenceControl
+from uniadgen.model.preference import Fused, Preference, PreferenceControl, RelevanceExtractor
 
 
 class Losses(NamedTuple):
@@ -41,11 +44,38 @@ class UniAdGenForConditionalGeneration(JanusForConditionalGeneration):
         self.preference = Preference(config)
         if config.preference_control:
             self.preference_control = PreferenceControl(config.text_config.hidden_size)
-        for unused in (self.model.vision_model, self.model.aligner, self.foreground.dinov2.embeddings.mask_token):
-            unused.requires_grad_(False)  # parts of the base models that our path does not use
+        for unused in (self.model.vision_model, self.model.aligner):  # parts of Janus off our path
+            unused.requires_grad_(False)
         hook_control(self.model.language_model.layers, config.control_every)
         self.post_init()
-        nn.init.normal_(self.preference.out.weight, std=1e-4)  # at first the history's embeddings stay as they are
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """New parts, also where a base checkpoint lacks them: what transformers does not know would stay unset."""
+        super()._init_weights(module)
+        if isinstance(module, RelevanceExtractor):
+            init.zeros_(module.position)
+        if isinstance(module, Preference):
+            init.zeros_(module.text_position)
+            init.zeros_(module.image_position)
+            init.normal_(module.out.weight, std=1e-4)  # at first the history's embeddings stay as they are
+
+    @classmethod
+    def from_base(
+        cls, config: UniAdGenConfig, janus: Path, dinov2: Path, dtype: torch.dtype = torch.float32
+    ) -> "UniAdGenForConditionalGeneration":
+        """A model to be fine-tuned: Janus and DINOv2 from their folders (Hugging Face's layout), our modules new.
+
+        At first it paints and writes as Janus does, product or not: the last control layer starts at zero.
+        Raises `ValueError` naming the tensors when a base is of another size than `config` says, or not complete.
+        """
+        ours = ("foreground.", "preference.", "preference_control.")
+        model = load_base(cls, janus, ours, config=config, dtype=dtype)
+        model.foreground.load_dinov2(dinov2)
+        last = model.foreground.control_layers[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        return model
 
     def embed(
         self, batch: Batch, fused: Fused | None, generator: torch.Generator | None = None

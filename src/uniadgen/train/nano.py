@@ -105,7 +105,10 @@ def _start_codes(model: UniAdGenForConditionalGeneration) -> None:
         model.model.generation_embeddings.weight.copy_(codebook)
         codes = model.prepare_embeddings_for_image_generation(torch.arange(len(codebook)))
         last = model.model.generation_aligner.hidden_layers[-1]
-        last.weight.mul_(model.get_input_embeddings().weight.std() / codes.std())
+        assert isinstance(last, torch.nn.Linear)
+        words = model.get_input_embeddings().weight
+        assert isinstance(words, Tensor)
+        last.weight.mul_(words.std() / codes.std())
 
 
 WINDOW = 8  # steps whose rows are sorted by length together

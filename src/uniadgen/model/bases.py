@@ -1,0 +1,39 @@
+"""Published models that we build on: read from a folder, never from the network, and complete."""
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+Model = TypeVar("Model", bound=PreTrainedModel)
+
+
+def load_base(kind: type[Model], folder: Path, new: tuple[str, ...] = (), **options: Any) -> Model:
+    """A model of that class with the weights of a folder in Hugging Face's layout; parts named `new` may be missing.
+
+    Raises `ValueError` naming the tensors that are missing, not expected or of another shape.
+    """
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder}: no config.json, expected a folder in Hugging Face's layout")
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # what it would report is checked below
+    try:
+        loaded: Any = kind.from_pretrained(
+            folder, output_loading_info=True, local_files_only=True, ignore_mismatched_sizes=True, **options
+        )
+    except OSError as error:  # no weights, or damaged
+        raise ValueError(f"{folder}: {' '.join(str(error).split())}") from None
+    finally:
+        logging.set_verbosity(verbosity)
+    model, info = loaded
+    problems = [f"{name} is missing" for name in sorted(info["missing_keys"]) if not name.startswith(new)]
+    problems += [f"{name} is not expected" for name in sorted(info["unexpected_keys"])]
+    problems += [
+        f"{name} has shape {tuple(got)}, expected {tuple(expected)}"
+        for name, got, expected in sorted(info["mismatched_keys"])
+    ]
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise ValueError(f"{folder}: {'; '.join(problems[:5])}{more}: this is not the base of the config")
+    return model
