@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 MODALITIES = ("image+text", "image", "text")
+VARIANTS = ("paper", "release")
 SAMPLERS = ("by_similarity", "at_random", "most_similar")
 
 
@@ -60,13 +61,14 @@ class ModelConfig:
     siglip_size: int = 1024
     siglip_layers: int = 24
     siglip_heads: int = 16
+    variant: str = "paper"  # or release: our two modules as the authors' code has them, where it differs from the paper
     # foreground perception (Eq. 5)
     foreground_size: int = 384  # DINOv2-small
     foreground_layers: int = 12
     foreground_heads: int = 6
     foreground_channels: int = 3  # 3: composited on white, for pretrained DINOv2; 4: alpha is an input (nano)
     control_every: int = 4  # Eq. 5: added after layers l with l mod control_every = 0, l counted from 0
-    control_strength: float = 1.0
+    control_strength: float = 1.0  # when an ad is made; in training it is 1 (release: 1.5)
     # multimodal preference extraction (Eq. 7, 8)
     keep_rate: float = 0.4  # share of tokens kept by top-K (paper section 5.1)
     extractor_layers: int = 2  # release
@@ -90,6 +92,9 @@ class ModelConfig:
         return self.vq_patch or 2 ** (len(self.vq_multiplier) - 1)
 
     def __post_init__(self) -> None:
+        _expect(self.variant in VARIANTS, "model.variant", self.variant, f"one of {', '.join(VARIANTS)}")
+        both = self.variant == "release" and self.preference_control
+        _expect(not both, "model.preference_control", True, "false in the variant release, which has no such part")
         _expect(0 < self.keep_rate <= 1, "model.keep_rate", self.keep_rate, "a share in (0, 1]")
         for name in ("condition_dropout", "code_dropout"):
             _expect(0 <= getattr(self, name) <= 1, f"model.{name}", getattr(self, name), "a share in [0, 1]")

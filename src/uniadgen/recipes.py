@@ -1,4 +1,4 @@
-"""nano, paper_1b, paper_7b and the ablations: functions that return a Config."""
+"""nano, paper_1b, paper_7b, official_7b and the ablations: functions that return a Config."""
 
 from uniadgen.config import (
     Config,
@@ -86,7 +86,19 @@ def paper_1b() -> Config:
     )
 
 
-RECIPES = {f.__name__: f for f in (nano, paper_1b, paper_7b)}
+def official_7b() -> Config:
+    """The model whose weights the paper's authors released: paper_7b where their code differs from the paper."""
+    return replace_in(
+        paper_7b(),
+        name="official_7b",
+        model__variant="release",
+        model__control_every=6,
+        model__control_strength=1.5,
+        model__gumbel_at_inference=True,
+    )
+
+
+RECIPES = {f.__name__: f for f in (nano, paper_1b, paper_7b, official_7b)}
 
 
 def recipe(name: str) -> Config:

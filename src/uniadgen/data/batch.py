@@ -2,7 +2,7 @@
 
 Legend, for the whole package:
     B batch · S positions · D width · V text vocabulary · Q image codes · N clicks shown · P tokens per clicked
-    picture · T tokens per clicked text · K image cells · H W pixels
+    picture · T tokens per clicked text · K image cells · C control entries (D for every controlled site) · H W pixels
 
     [ instruction · description · selling points · text style ⟨≤N×T⟩ · image style ⟨N×P⟩ ]
       PROMPT ───────────────────────────────────── CLICK_TEXT ──────── CLICK_IMAGE ─────

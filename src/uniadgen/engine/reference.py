@@ -96,7 +96,7 @@ class Decoder:
             yield words
         self._step(self.model.get_input_embeddings()(self._all(fed)), live=self._all(fed != pad))
 
-    def _paint(self, control: Float[Tensor, "rows K D"]) -> Iterator[Int[Tensor, "R k"]]:
+    def _paint(self, control: Float[Tensor, "rows K C"]) -> Iterator[Int[Tensor, "R k"]]:
         """The image stage: K codes from `<image>`, each position with the control of the cell it predicts."""
         cells = self.layout.config.cells
         side = round(cells**0.5)
@@ -109,7 +109,7 @@ class Decoder:
             if (cell + 1) % side == 0:
                 yield torch.stack(codes, dim=1)
 
-    def _control(self, batch: Batch, fused: Fused | None) -> Float[Tensor, "rows K D"]:
+    def _control(self, batch: Batch, fused: Fused | None) -> Float[Tensor, "rows K C"]:
         """Computed once per picture; a branch that leaves the product or the history out has nothing of it."""
         control = self.model.foreground(batch.cutout[: self.num_requests])
         branches = [control] * self.num_branches

@@ -25,6 +25,7 @@ class UniAdGenConfig(JanusConfig):
         foreground_config: dict | Dinov2Config | None = None
     tie_word_embeddings: bool = False  # Janus-Pro is untied; transformers' default is not
     pad_token_id: int | None = 0
+    variant: str = "paper"
     vq_patch: int = 0
     vq_size: int = 256
     vq_blocks: int = 5
@@ -48,6 +49,7 @@ class UniAdGenConfig(JanusConfig):
 
 # Knobs that mean the same in both configurations.
 _SHARED = (
+    "variant",
     "vq_patch",
     "vq_blocks",
     "control_every",

@@ -4,7 +4,7 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,25 +53,71 @@ NAMES = (
 DROPPED = ("gen_vision_model.quantize.codebook_used", "vision_model.vision_tower.attn_pool.")  # statistics; not used
 # SigLIP's queries, keys and values: one tensor in the original, three in Hugging Face's.
 _QKV = re.compile(r"vision_model\.vision_tower\.blocks\.(\d+)\.attn\.qkv\.(weight|bias)")
-_Q_K_V = re.compile(r"model\.vision_model\.encoder\.layers\.(\d+)\.self_attn\.([qkv])_proj\.(weight|bias)")
+_Q_K_V = re.compile(
+    r"model\.vision_model\.encoder\.layers\.(?P<layer>\d+)\.self_attn\.(?P<part>[qkv])_proj\.(?P<kind>weight|bias)"
+)
 _POSITIONS = "vision_model.vision_tower.pos_embed"
 _BESIDE = ("tokenizer*", "special_tokens_map.json", "*processor_config.json", "added_tokens.json", "LICENSE*")
 
 
-def _pattern(template: str) -> re.Pattern[str]:
-    return re.compile(re.escape(template).replace(r"\#", r"(\d+)").replace(r"\*", "(.+)"))
+class Renaming:
+    """Names of one layout to those of another and back, by pairs of templates; the first that fits is taken."""
+
+    def __init__(self, pairs: Sequence[tuple[str, str]]) -> None:
+        self._there = [(self._pattern(one), other.replace("#", "{}").replace("*", "{}")) for one, other in pairs]
+        self._back = [(self._pattern(other), one.replace("#", "{}").replace("*", "{}")) for one, other in pairs]
+
+    @staticmethod
+    def _pattern(template: str) -> re.Pattern[str]:
+        return re.compile(re.escape(template).replace(r"\#", r"(\d+)").replace(r"\*", "(.+)"))
+
+    def there(self, name: str) -> str | None:
+        """The other layout's name, None where no template fits."""
+        return self._rename(name, self._there)
+
+    def back(self, name: str) -> str | None:
+        """The first layout's name, None where no template fits."""
+        return self._rename(name, self._back)
+
+    @staticmethod
+    def _rename(name: str, rules: list[tuple[re.Pattern[str], str]]) -> str | None:
+        for pattern, template in rules:
+            found = pattern.fullmatch(name)
+            if found:
+                return template.format(*found.groups())
+        return None
 
 
-_TO_HF = [(_pattern(original), hf) for original, hf in NAMES]
-_TO_ORIGINAL = [(_pattern(hf), original) for original, hf in NAMES]
+_RENAMING = Renaming(NAMES)
 
 
-def _rename(name: str, rules: list[tuple[re.Pattern[str], str]]) -> str:
-    for pattern, template in rules:
+def _known(name: str, renamed: str | None) -> str:
+    if renamed is None:
+        raise ValueError(
+            f"{name} is no tensor of a Janus checkpoint, expected one of DeepSeek's or Hugging Face's layout"
+        )
+    return renamed
+
+
+def joined(tensors: Tensors, pattern: re.Pattern[str], parts: Sequence[str], whole: str) -> Tensors:
+    """Parts of a tensor become one, stacked along its first dimension; others pass.
+
+    `pattern` has the groups `part` and those that `whole`, a template, names.
+    """
+    waiting: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors:
         found = pattern.fullmatch(name)
-        if found:
-            return re.sub(r"[#*]", "{}", template).format(*found.groups())
-    raise ValueError(f"{name} is no tensor of a Janus checkpoint, expected one of DeepSeek's or Hugging Face's layout")
+        if not found:
+            yield name, tensor
+            continue
+        joint = whole.format(**found.groupdict())
+        held = waiting.setdefault(joint, {})
+        held[found["part"]] = tensor
+        if len(held) == len(parts):
+            yield joint, torch.cat([held[part] for part in parts])
+            del waiting[joint]
+    if waiting:
+        raise ValueError(f"{sorted(waiting)[0]}: got only a part of it, expected all of {', '.join(parts)}")
 
 
 def to_hf(tensors: Tensors) -> Tensors:
@@ -85,27 +131,15 @@ def to_hf(tensors: Tensors) -> Tensors:
             for letter, part in zip("qkv", tensor.chunk(3), strict=True):
                 yield f"model.vision_model.encoder.layers.{layer}.self_attn.{letter}_proj.{kind}", part
         else:
-            yield _rename(name, _TO_HF), tensor.squeeze(0) if name == _POSITIONS else tensor
+            yield _known(name, _RENAMING.there(name)), tensor.squeeze(0) if name == _POSITIONS else tensor
 
 
 def to_original(tensors: Tensors) -> Tensors:
     """Tensors of Hugging Face's layout -> the original one; what that layout has besides is not made up."""
-    waiting: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in tensors:
-        found = _Q_K_V.fullmatch(name)
-        if found:
-            layer, letter, kind = found.groups()
-            whole = f"vision_model.vision_tower.blocks.{layer}.attn.qkv.{kind}"
-            parts = waiting.setdefault(whole, {})
-            parts[letter] = tensor
-            if len(parts) == 3:
-                yield whole, torch.cat([parts[letter] for letter in "qkv"])
-                del waiting[whole]
-        else:
-            original = _rename(name, _TO_ORIGINAL)
-            yield original, tensor.unsqueeze(0) if original == _POSITIONS else tensor
-    if waiting:
-        raise ValueError(f"{sorted(waiting)[0]}: got only a part of queries, keys and values, expected all three")
+    whole = "vision_model.vision_tower.blocks.{layer}.attn.qkv.{kind}"
+    for name, tensor in joined(tensors, _Q_K_V, "qkv", whole):
+        original = name if _QKV.fullmatch(name) else _known(name, _RENAMING.back(name))
+        yield original, tensor.unsqueeze(0) if original == _POSITIONS else tensor
 
 
 def is_original(names: Mapping[str, Any]) -> bool:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from transformers.activations import ACT2FN
 
 from uniadgen.model.configuration import UniAdGenConfig
 
@@ -29,30 +30,32 @@ class Fused(NamedTuple):
 
 
 class Block(nn.Module):
-    """A post-norm Transformer encoder layer."""
+    """A post-norm Transformer encoder layer; dropout on attention weights and on what is added."""
 
-    def __init__(self, size: int, heads: int) -> None:
+    def __init__(self, size: int, heads: int, activation: str = "gelu_pytorch_tanh", dropout: float = 0.0) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.dropout = heads, dropout
         self.qkv = nn.Linear(size, 3 * size)
         self.out = nn.Linear(size, size)
-        self.ff = feed_forward(size)
+        self.ff = feed_forward(size, activation)
         self.norm1 = nn.LayerNorm(size)
         self.norm2 = nn.LayerNorm(size)
 
     def forward(self, x: Float[Tensor, "B L D"], valid: Bool[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
         """Attends to valid tokens only."""
+        rate = self.dropout if self.training else 0.0
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in self.qkv(x).chunk(3, dim=-1))
         attended = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=valid[:, None, None, :]
+            q, k, v, attn_mask=valid[:, None, None, :], dropout_p=rate
         )  # (B, heads, L, D / heads)
-        x = self.norm1(x + self.out(attended.transpose(1, 2).flatten(2)))
-        return self.norm2(x + self.ff(x))
+        x = self.norm1(x + F.dropout(self.out(attended.transpose(1, 2).flatten(2)), rate, self.training))
+        return self.norm2(x + F.dropout(self.ff(x), rate, self.training))
 
 
-def feed_forward(size: int) -> nn.Sequential:
-    """D -> 4 D -> D."""
-    return nn.Sequential(nn.Linear(size, 4 * size), nn.GELU(approximate="tanh"), nn.Linear(4 * size, size))
+def feed_forward(size: int, activation: str = "gelu_pytorch_tanh", inner: int | None = None) -> nn.Sequential:
+    """D -> `inner` (4 D) -> D."""
+    inner = inner or 4 * size
+    return nn.Sequential(nn.Linear(size, inner), ACT2FN[activation], nn.Linear(inner, size))
 
 
 class RelevanceExtractor(nn.Module):
@@ -65,26 +68,29 @@ class RelevanceExtractor(nn.Module):
         self.gumbel_scale = config.gumbel_scale
         self.gumbel_at_inference = config.gumbel_at_inference
         self.position = nn.Parameter(torch.zeros(max_tokens, size))  # restarts at every click
-        self.blocks = nn.ModuleList(Block(size, config.preference_heads) for _ in range(config.extractor_layers))
+        self.blocks = blocks(config, config.extractor_layers)
 
     def forward(
         self, x: Float[Tensor, "B N L D"], valid: Bool[Tensor, "B N L"], generator: torch.Generator | None
     ) -> Selection:
         """Selects the most relevant tokens; padding is never selected."""
         tokens, present = x.flatten(1, 2), valid.flatten(1, 2)
-        hidden = (x + self.position[: x.shape[2]]).flatten(1, 2)
+        hidden = (x + along(self.position, x.shape[2])).flatten(1, 2)
         for block in self.blocks:
             hidden = block(hidden, _attendable(present))
         scores = F.cosine_similarity(tokens.float(), hidden.float(), dim=-1)
         mask = self._select(scores, present, generator)
-        return Selection(tokens * mask[..., None].to(tokens.dtype), mask, scores)
+        return Selection(self._take(mask[..., None].to(tokens.dtype), tokens, hidden), mask, scores)
+
+    def _take(self, mask: Float[Tensor, "B L 1"], tokens: Float[Tensor, "B L D"], hidden: Tensor) -> Tensor:
+        """What is handed on of every token."""
+        return mask * tokens
 
     def _select(self, scores: Tensor, valid: Tensor, generator: torch.Generator | None) -> Tensor:
         """TK(G(.)): a hard top-K mask whose gradient is that of the (noisy) softmax."""
         noisy = scores
         if self.training or self.gumbel_at_inference:
-            uniform = torch.rand(scores.shape, generator=generator, device=scores.device).clamp(1e-9, 1 - 1e-7)
-            noisy = scores - self.gumbel_scale * torch.log(-torch.log(uniform))
+            noisy = scores + self.gumbel_scale * gumbel(scores, generator)
         noisy = noisy.masked_fill(~valid, torch.finfo(noisy.dtype).min)
         soft = noisy.softmax(-1) * valid
         keep = (valid.sum(-1, keepdim=True) * self.keep_rate).long().clamp(min=1)
@@ -93,25 +99,45 @@ class RelevanceExtractor(nn.Module):
         return hard + soft - soft.detach()
 
 
+def gumbel(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Gumbel noise of a tensor's shape."""
+    uniform = torch.rand(like.shape, generator=generator, device=like.device).clamp(1e-9, 1 - 1e-7)
+    return -torch.log(-torch.log(uniform))
+
+
+def along(table: Float[Tensor, "P D"], length: int) -> Float[Tensor, "L D"]:
+    """The beginning of a position table; a table that is too short begins again."""
+    return table.repeat(-(-length // len(table)), 1)[:length]
+
+
+def blocks(config: UniAdGenConfig, number: int) -> nn.ModuleList:
+    """Encoder layers as the config's variant has them."""
+    size, heads = config.text_config.hidden_size, config.preference_heads
+    options = {"activation": "quick_gelu", "dropout": 0.1} if config.variant == "release" else {}
+    return nn.ModuleList(Block(size, heads, **options) for _ in range(number))
+
+
 class Preference(nn.Module):
     """Two relevance extractors and the fusion PF of Eq. 8."""
+
+    extractor: type[RelevanceExtractor] = RelevanceExtractor
 
     def __init__(self, config: UniAdGenConfig) -> None:
         super().__init__()
         size = config.text_config.hidden_size
-        self.text_extractor = RelevanceExtractor(config, config.max_click_words)
-        self.image_extractor = RelevanceExtractor(config, config.max_click_cells)
+        self.text_extractor = self.extractor(config, config.max_click_words)
+        self.image_extractor = self.extractor(config, config.max_click_cells)
         self.ff = feed_forward(size)  # f of Eq. 8
         self.text_position = nn.Parameter(torch.zeros(config.max_click_words, size))
         self.image_position = nn.Parameter(torch.zeros(config.max_click_cells, size))
         self.modality = nn.Embedding(2, size)
-        self.blocks = nn.ModuleList(Block(size, config.preference_heads) for _ in range(config.fusion_layers))
+        self.blocks = blocks(config, config.fusion_layers)
         self.out = nn.Linear(size, size)
 
     def forward(
         self,
-        text: Float[Tensor, "B N T D"],
-        words: Bool[Tensor, "B N T"],
+        text: Float[Tensor, "B M T D"],
+        words: Bool[Tensor, "B M T"],
         image: Float[Tensor, "B N P D"],
         clicked: Bool[Tensor, "B N"],
         generator: torch.Generator | None = None,
@@ -119,24 +145,60 @@ class Preference(nn.Module):
         """Embedded titles and pictures of the clicks -> preference tokens of the same shapes.
 
         Source: Eq. 7 and 8. `words` marks real words, `clicked` real clicks; the rest is padding.
+        There are as many titles (M) as pictures (N), save where a modality is looked at alone.
         """
         cells = clicked[:, :, None].expand(image.shape[:3])
         image_selection = self.image_extractor(image, cells, generator)
         text_selection = self.text_extractor(text, words, generator)
-        v = self._prepare(image_selection.tokens, self.image_position[: image.shape[2]], image.shape[1], 0)
-        t = self._prepare(text_selection.tokens, self.text_position[: text.shape[2]], text.shape[1], 1)
+        v = self._prepare(image_selection.tokens, along(self.image_position, image.shape[2]), image.shape[1], 0)
+        t = self._prepare(text_selection.tokens, along(self.text_position, text.shape[2]), text.shape[1], 1)
         fused = torch.cat([v, t], dim=1)
         valid = _attendable(torch.cat([cells.flatten(1), words.flatten(1)], dim=1))
         for block in self.blocks:
             fused = block(fused, valid)
         selected = torch.cat([image_selection.tokens, text_selection.tokens], dim=1)
-        fused_image, fused_text = (selected + self.out(fused)).split([v.shape[1], t.shape[1]], dim=1)
+        fused_image, fused_text = self._finish(selected, fused).split([v.shape[1], t.shape[1]], dim=1)
         return Fused(fused_text.view_as(text), fused_image.view_as(image), text_selection, image_selection)
 
     def _prepare(self, tokens: Tensor, position: Tensor, num_clicks: int, modality: int) -> Tensor:
         """f(e) + e, then where the token stood in its click and which modality it is."""
         tokens = self.ff(tokens) + tokens
         return tokens + position.repeat(num_clicks, 1) + self.modality.weight[modality]
+
+    def _finish(self, selected: Tensor, fused: Tensor) -> Tensor:
+        """What was selected, and what the fusion adds to it."""
+        return selected + self.out(fused)
+
+
+class ReleaseExtractor(RelevanceExtractor):
+    """As the authors' release has it: the mask is on what comes out of the encoder, and a layer follows."""
+
+    def __init__(self, config: UniAdGenConfig, max_tokens: int) -> None:
+        super().__init__(config, max_tokens)
+        size = config.text_config.hidden_size
+        self.out = nn.Linear(size, size)
+        self.norm = nn.LayerNorm(size)
+
+    def _take(self, mask: Float[Tensor, "B L 1"], tokens: Float[Tensor, "B L D"], hidden: Tensor) -> Tensor:
+        masked = mask * hidden
+        return self.norm(self.out(masked) + masked)
+
+
+class ReleasePreference(Preference):
+    """As the authors' release has it: a feed-forward layer without residual before the fusion, none around it."""
+
+    extractor = ReleaseExtractor
+
+    def __init__(self, config: UniAdGenConfig) -> None:
+        super().__init__(config)
+        self.ff = feed_forward(config.text_config.hidden_size, "quick_gelu")
+        self.norm = nn.LayerNorm(config.text_config.hidden_size)
+
+    def _prepare(self, tokens: Tensor, position: Tensor, num_clicks: int, modality: int) -> Tensor:
+        return self.ff(tokens + position.repeat(num_clicks, 1) + self.modality.weight[modality])
+
+    def _finish(self, selected: Tensor, fused: Tensor) -> Tensor:
+        return self.out(self.norm(fused))
 
 
 class PreferenceControl(nn.Module):

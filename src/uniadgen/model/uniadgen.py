@@ -16,8 +16,8 @@ from uniadgen.data.batch import Batch, Kind
 from uniadgen.model import vq
 from uniadgen.model.bases import load_base
 from uniadgen.model.configuration import UniAdGenConfig
-from uniadgen.model.foreground import Foreground, drop_rows, hook_control
-from uniadgen.model.preference import Fused, Preference, PreferenceControl, RelevanceExtractor
+from uniadgen.model.foreground import Foreground, ReleaseForeground, drop_rows, hook_control
+from uniadgen.model.preference import Fused, Preference, PreferenceControl, ReleasePreference, RelevanceExtractor
 
 
 class Losses(NamedTuple):
@@ -40,13 +40,14 @@ class UniAdGenForConditionalGeneration(JanusForConditionalGeneration):
     def __init__(self, config: UniAdGenConfig) -> None:
         super().__init__(config)
         vq.use_patches(self.model.vqmodel, config)
-        self.foreground = Foreground(config)
-        self.preference = Preference(config)
+        release = config.variant == "release"
+        self.foreground = ReleaseForeground(config) if release else Foreground(config)
+        self.preference = ReleasePreference(config) if release else Preference(config)
         if config.preference_control:
             self.preference_control = PreferenceControl(config.text_config.hidden_size)
         for unused in (self.model.vision_model, self.model.aligner):  # parts of Janus off our path
             unused.requires_grad_(False)
-        hook_control(self.model.language_model.layers, config.control_every)
+        hook_control(self.model.language_model.layers, config)
         self.post_init()
 
     @torch.no_grad()
@@ -58,7 +59,8 @@ class UniAdGenForConditionalGeneration(JanusForConditionalGeneration):
         if isinstance(module, Preference):
             init.zeros_(module.text_position)
             init.zeros_(module.image_position)
-            init.normal_(module.out.weight, std=1e-4)  # at first the history's embeddings stay as they are
+        if type(module) is Preference:  # at first the history's embeddings stay as they are
+            init.normal_(module.out.weight, std=1e-4)
 
     @classmethod
     def from_base(
@@ -122,7 +124,7 @@ class UniAdGenForConditionalGeneration(JanusForConditionalGeneration):
         embeds: Float[Tensor, "B L D"],
         attend: Bool[Tensor, "B A"],
         position: Int[Tensor, "B L"],
-        control: Float[Tensor, "B L D"] | None = None,
+        control: Float[Tensor, "B L C"] | None = None,
         cache: Cache | None = None,
     ) -> Float[Tensor, "B L D"]:
         """Hidden states of the L newest positions. `attend` covers the cached positions too (A >= L)."""
@@ -176,15 +178,15 @@ class UniAdGenForConditionalGeneration(JanusForConditionalGeneration):
         return control
 
     def add_preference(
-        self, control: Float[Tensor, "B K D"], batch: Batch, fused: Fused | None
-    ) -> Float[Tensor, "B K D"]:
+        self, control: Float[Tensor, "B K C"], batch: Batch, fused: Fused | None
+    ) -> Float[Tensor, "B K C"]:
         """The product's control and, where the config has it, the history's."""
         if fused is None or not self.config.preference_control:
             return control
         return control + self.preference_control(fused.image, batch.clicked, control.shape[1])
 
     @staticmethod
-    def spread_control(control: Float[Tensor, "B K D"], painted: Bool[Tensor, "B S"]) -> Float[Tensor, "B S D"]:
+    def spread_control(control: Float[Tensor, "B K C"], painted: Bool[Tensor, "B S"]) -> Float[Tensor, "B S C"]:
         """Control of cell i at the position that predicts cell i, zero elsewhere."""
         spread = control.new_zeros(*painted.shape, control.shape[-1])
         rows = painted.any(-1)
