@@ -28,6 +28,7 @@ ORDER = (
     "engine",
     "pipeline",
     "train",
+    "metrics",
     "evaluate",
     "files",
     "demo",
@@ -136,7 +137,7 @@ def test_every_command_of_the_readme_exists_with_its_options(words: list[str]) -
         targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert set(words[1:]) <= set(targets)
         return
-    path = words[1:3] if words[1] == "world" else words[1:2]
+    path = words[1:3] if words[1] in ("world", "convert") else words[1:2]
     result = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "200", "TERMINAL_WIDTH": "200"})
     assert result.exit_code == 0, result.output
     known = set(re.findall(r"--[a-z][a-z-]*", result.output))
