@@ -177,3 +177,13 @@ def test_a_connecting_word_leaves_room_for_a_selling_point_as_it_is_spelt_after_
 def test_points_bring_the_connecting_words_of_their_own_language(tokenizer, points, own: set[str]) -> None:
     vocabulary = Vocabulary.of(tokenizer, points, ("and", ",", "与", "，"), END)
     assert {tokenizer.decode(list(connector)).strip() for connector in vocabulary.connectors} == own
+
+
+def test_no_selling_point_is_written_twice(tokenizer) -> None:
+    points = ("kitchen mug", "dishwasher safe", "gift box")
+    vocabulary = Vocabulary.of(tokenizer, points, ("and",), END)
+    rng = np.random.default_rng(4)
+    for _ in range(100):
+        text = tokenizer.decode(list(random_text(Speller(vocabulary, 60), rng)))
+        assert all(text.count(point) <= 1 for point in points), text
+        assert any(point in text for point in points)

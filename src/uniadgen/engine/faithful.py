@@ -17,6 +17,12 @@ class Vocabulary:
     end: int  # the token that ends the text
     # Spellings without a space before them, which may only begin a text: words must not run into each other.
     openers: frozenset[tuple[int, ...]] = frozenset()
+    num_spellings: int = 1  # so many of `points` in a row are the same selling point
+
+    def spellings_of(self, number: int) -> set[tuple[int, ...]]:
+        """All spellings of the selling point of which `points[number]` is one."""
+        first = number - number % self.num_spellings
+        return set(self.points[first : first + self.num_spellings])
 
     @classmethod
     def of(
@@ -34,14 +40,14 @@ class Vocabulary:
             return tuple(tuple(encode(space + word)) for word in words for space in ("", " "))
 
         openers = (spell(word)[0] for word in (*points, *connectors) if word[0].isascii() and word[0].isalnum())
-        return cls(spell(*points), spell(*connectors), end, frozenset(openers))
+        return cls(spell(*points), spell(*connectors), end, frozenset(openers), num_spellings=2)
 
 
 class Speller:
     """Follows one text token by token. `allowed()` are the ids that may come next; `push(id)` takes one.
 
-    A text of at most `most` tokens ends with a whole piece and holds a selling point. Raises `ValueError` where
-    `most` tokens are too few for any.
+    No selling point is written twice. A text of at most `most` tokens ends with a whole piece and holds a selling
+    point. Raises `ValueError` where `most` tokens are too few for any.
     """
 
     def __init__(self, vocabulary: Vocabulary, most: int) -> None:
@@ -59,14 +65,14 @@ class Speller:
         self.open: set[tuple[int, int]] = set()  # (piece, how many of its tokens have been written)
         self.started = False
         self.between_pieces = True
-        self.says_something = False
+        self.said: set[tuple[int, ...]] = set()  # the points that have been written, in all their spellings
 
     def allowed(self) -> list[int]:
         """The ids that may come next; none once the text has ended."""
         following = {self.pieces[p][written] for p, written in self.open if len(self.pieces[p]) - written <= self.left}
         if self.between_pieces:
             following |= {piece[0] for number, piece in enumerate(self.pieces) if self._may_begin(number)}
-            if self.says_something:
+            if self.said:
                 following.add(self.vocabulary.end)
         return sorted(following)
 
@@ -76,7 +82,9 @@ class Speller:
         if self.started and piece in self.vocabulary.openers:
             return False
         is_point = number < len(self.vocabulary.points)
-        return self.left - len(piece) >= (0 if self.says_something or is_point else self.shortest)
+        if is_point and piece in self.said:
+            return False
+        return self.left - len(piece) >= (0 if self.said or is_point else self.shortest)
 
     def push(self, token: int) -> None:
         """Takes the token that was written."""
@@ -87,5 +95,7 @@ class Speller:
         finished = {p for p, written in reached if written == len(self.pieces[p])}
         self.open = {(p, written) for p, written in reached if p not in finished}
         self.between_pieces = bool(finished)
-        self.says_something |= any(p < len(self.vocabulary.points) for p in finished)
+        for point in finished:
+            if point < len(self.vocabulary.points):
+                self.said |= self.vocabulary.spellings_of(point)
         self.started, self.left = True, self.left - 1

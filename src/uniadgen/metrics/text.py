@@ -40,7 +40,8 @@ def score_texts(made: Sequence[str], references: Sequence[Sequence[str]], profil
     """Compares each made text with its references, the shopper's true one first.
 
     `bleu` and `rouge_l` look at the first reference, `m_bleu` and `m_rouge` at all: BLEU pools their n-grams, ROUGE
-    takes the best. Names in `_avg` are the arithmetic mean over 1- to 4-grams, the other reading of the paper's "averaged".
+    takes the best. Names in `_avg` are the arithmetic mean over 1- to 4-grams, the other reading of the paper's
+    "averaged".
     Raises `ValueError` for an unknown profile, no texts, or a text without references.
     """
     if profile not in PROFILES:
