@@ -97,7 +97,7 @@ def test_a_piece_that_is_the_beginning_of_another_may_end_or_go_on(speller: Spel
     speller.push(2)
     assert speller.allowed() == [1, 3, 4, 7, 8, END]
     speller.push(3)
-    assert speller.allowed() == [1, 4, 7, 8, END]
+    assert speller.allowed() == [4, 7, 8, END]  # both have been said
 
 
 def test_pieces_are_spelt_with_the_tokenizers_own_tokens(tokenizer) -> None:
