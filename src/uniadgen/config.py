@@ -115,7 +115,8 @@ class TrainConfig:
     """One training run; the loop is the same for the VQ and for the model."""
 
     steps: int = 10000
-    batch_size: int = 4  # paper section 5.1
+    batch_size: int = 4  # rows of a step, over all processes (paper section 5.1)
+    rows_at_once: int = 0  # rows that a process works on at once; the gradients of a step are added up. 0: all its rows
     optimizer: str = "adamw"  # paper section 5.1; muon: Muon for the matrices of layers, AdamW for the rest
     learning_rate: float = 5e-5  # paper section 5.1
     warmup: int = 100  # steps of linear warm-up
@@ -124,6 +125,8 @@ class TrainConfig:
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float = 1.0  # gradient norm
     bfloat16: bool = True  # autocast of matrix products
+    checkpointing: bool = False  # recompute each layer in the backward pass: less memory, a third more arithmetic
+    report_to: str = ""  # also log to a tracker of accelerate: tensorboard, wandb, mlflow, ...
     sample_every: int = 500  # steps between sample sheets
     save_every: int = 200  # steps between checkpoints
     seed: int = 0
@@ -134,7 +137,7 @@ class TrainConfig:
         _expect(self.optimizer in ("adamw", "muon"), "train.optimizer", self.optimizer, "adamw or muon")
         for name in ("steps", "batch_size", "learning_rate", "clip", "sample_every", "save_every"):
             _expect(getattr(self, name) > 0, f"train.{name}", getattr(self, name), "more than 0")
-        for name in ("warmup", "weight_decay", "threads"):
+        for name in ("warmup", "weight_decay", "threads", "rows_at_once"):
             _expect(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "0 or more")
 
 

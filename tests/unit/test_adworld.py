@@ -8,18 +8,19 @@ import pytest
 from uniadgen.config import override
 from uniadgen.data.adworld import all_texts, example_of, needed_pictures, render_stock, shop_of
 from uniadgen.data.batch import Kind
+from uniadgen.data.rows import WINDOW, Rows, Share
 from uniadgen.model import weights
-from uniadgen.train.nano import WINDOW, AdWorldRows, PictureBatches
+from uniadgen.train.nano import AdWorldSource, PictureBatches
 
 
 @pytest.fixture
-def rows(tiny_run, tiny_config) -> AdWorldRows:
+def rows(tiny_run, tiny_config) -> Rows:
     """The training rows of the tiny run."""
     stock = render_stock(tiny_config.world, tiny_run.parent / "stock", tiny_config.data.image_size, 1)
     with np.load(tiny_run.parent / "stock" / "codes.npz") as arrays:
         codes = arrays["targets"], arrays["clicks"]
     _, layout, _ = weights.load(tiny_run)
-    return AdWorldRows(tiny_config, layout, stock, *codes)
+    return Rows(tiny_config, layout, AdWorldSource(tiny_config, stock, *codes))
 
 
 def test_a_visit_becomes_a_request_and_the_click_that_happened(rendering: None, tiny_config) -> None:
@@ -61,87 +62,103 @@ def test_the_stock_holds_what_the_shoppers_clicked(tiny_config) -> None:
     assert len(needed_pictures(replace(world, num_shoppers=0))) == shop.num_pictures
 
 
-def test_the_stock_is_the_shops_pictures(rows: AdWorldRows, tiny_config) -> None:
+def test_the_stock_is_the_shops_pictures(rows: Rows, tiny_config) -> None:
     from uniadgen.data.adworld import cutout_of, picture_of
 
-    stock, side = rows.stock, tiny_config.data.image_size
+    stock, side = rows.source.stock, tiny_config.data.image_size
     for place in (0, len(stock.picture_ids) - 1):
         picture_id = int(stock.picture_ids[place])
         assert stock.row(picture_id) == place
-        np.testing.assert_array_equal(stock.pictures[place], picture_of(rows.shop, picture_id, side).picture)
-        np.testing.assert_array_equal(stock.cutouts[place], cutout_of(rows.shop, picture_id, side))
+        np.testing.assert_array_equal(stock.pictures[place], picture_of(rows.source.shop, picture_id, side).picture)
+        np.testing.assert_array_equal(stock.cutouts[place], cutout_of(rows.source.shop, picture_id, side))
 
 
-def test_a_picture_that_is_not_in_stock_is_not_taken_for_another(rows: AdWorldRows) -> None:
-    stranger = int(np.setdiff1d(np.arange(rows.shop.num_pictures), rows.stock.picture_ids)[0])
+def test_a_picture_that_is_not_in_stock_is_not_taken_for_another(rows: Rows) -> None:
+    stranger = int(np.setdiff1d(np.arange(rows.source.shop.num_pictures), rows.source.stock.picture_ids)[0])
     with pytest.raises((ValueError, AssertionError, KeyError)):
-        rows.stock.row(stranger)
+        rows.source.stock.row(stranger)
 
 
-def test_a_row_is_a_pure_function_of_its_number(rows: AdWorldRows) -> None:
+def test_a_row_is_a_pure_function_of_its_number(rows: Rows) -> None:
     for number in (0, 7, 10**9):
         one, again = rows.row(number), rows.row(number)
         np.testing.assert_array_equal(one.ids, again.ids)
         np.testing.assert_array_equal(one.cutout, again.cutout)
 
 
-def test_shoppers_come_round_but_templates_and_clicks_are_drawn_anew(rows: AdWorldRows, tiny_config) -> None:
+def test_shoppers_come_round_but_templates_and_clicks_are_drawn_anew(rows: Rows, tiny_config) -> None:
     again = rows.row(tiny_config.world.num_shoppers)
-    assert rows.visit(0) == rows.visit(tiny_config.world.num_shoppers)
+    assert rows.source.sample(0) == rows.source.sample(tiny_config.world.num_shoppers)
     assert again.ids.tolist() != rows.row(0).ids.tolist()
 
 
-def test_batches_are_pure_functions_of_the_step(rows: AdWorldRows) -> None:
-    later = rows.batch(WINDOW + 3)
-    first = rows.batch(2)
-    assert later.ids.equal(rows.batch(WINDOW + 3).ids)
-    assert first.ids.equal(rows.batch(2).ids)
+def test_batches_are_pure_functions_of_the_step(rows: Rows) -> None:
+    later = rows.batches(WINDOW + 3)[0]
+    first = rows.batches(2)[0]
+    assert later.ids.equal(rows.batches(WINDOW + 3)[0].ids)
+    assert first.ids.equal(rows.batches(2)[0].ids)
 
 
-def test_the_batches_of_a_window_hold_each_of_its_rows_once(rows: AdWorldRows, tiny_config) -> None:
+def test_the_batches_of_a_window_hold_each_of_its_rows_once(rows: Rows, tiny_config) -> None:
     size = tiny_config.train.batch_size
-    batches = [rows.batch(WINDOW + step) for step in range(WINDOW)]
+    batches = [rows.batches(WINDOW + step)[0] for step in range(WINDOW)]
     dealt = [ids[attend].tolist() for batch in batches for ids, attend in zip(batch.ids, batch.attend, strict=True)]
     assert sorted(dealt) == sorted(rows.row(WINDOW * size + i).ids.tolist() for i in range(WINDOW * size))
 
 
-def test_rows_of_a_batch_have_similar_lengths(rows: AdWorldRows) -> None:
-    waste = [(~rows.batch(step).attend).float().mean().item() for step in range(WINDOW)]
+def test_rows_of_a_batch_have_similar_lengths(rows: Rows) -> None:
+    waste = [(~rows.batches(step)[0].attend).float().mean().item() for step in range(WINDOW)]
     assert np.mean(waste) < 0.1
 
 
-def test_the_answer_of_a_row_is_what_was_clicked(rows: AdWorldRows) -> None:
+def test_processes_share_out_every_step(rows: Rows, tiny_config) -> None:
+    shares = [Rows(tiny_config, rows.layout, rows.source, Share(rank, 2)) for rank in range(2)]
+    for step in (0, WINDOW + 1):
+        assert sorted(n for share in shares for n in share.numbers(step)) == sorted(rows.numbers(step))
+
+
+def test_a_step_comes_in_batches_of_rows_at_once(rows: Rows, tiny_config) -> None:
+    some = Rows(override(tiny_config, {"train.rows_at_once": 3}), rows.layout, rows.source)
+    assert [len(batch.ids) for batch in some.batches(1)] == [3, 1]
+
+
+def test_processes_that_do_not_divide_a_step_are_refused(rows: Rows, tiny_config) -> None:
+    with pytest.raises(ValueError, match="multiple of the 3 processes"):
+        Rows(tiny_config, rows.layout, rows.source, Share(0, 3))
+
+
+def test_the_answer_of_a_row_is_what_was_clicked(rows: Rows, tiny_config) -> None:
     for number in range(6):
-        row, visit = rows.row(number), rows.visit(number)
+        row, visit = rows.row(number), rows.source.shop.visit(number % tiny_config.world.num_shoppers)
         words = row.ids[row.kind == Kind.TEXT][:-1]
-        target = rows.shop.creative(visit.target)
+        target = rows.source.shop.creative(visit.target)
         assert rows.layout.tokenizer.decode(words.tolist()) == target.text(visit.shopper.language)
-        place = rows.stock.row(target.picture_id)
-        assert row.ids[row.kind == Kind.IMAGE].tolist() == rows.targets[place].tolist()
+        place = rows.source.stock.row(target.picture_id)
+        assert row.ids[row.kind == Kind.IMAGE].tolist() == rows.source.targets[place].tolist()
 
 
-def test_the_clicks_of_a_row_are_the_shoppers_in_their_order(rows: AdWorldRows, tiny_config) -> None:
+def test_the_clicks_of_a_row_are_the_shoppers_in_their_order(rows: Rows, tiny_config) -> None:
     encode, most = rows.layout.tokenizer.encode, tiny_config.data.click_words
     for number in range(6):
-        row, visit = rows.row(number), rows.visit(number)
-        history = iter(rows.shop.creative(i) for i in visit.history.creative_ids)
+        row, visit = rows.row(number), rows.source.shop.visit(number % tiny_config.world.num_shoppers)
+        history = iter(rows.source.shop.creative(i) for i in visit.history.creative_ids)
         for ids, codes in zip(row.click_ids, row.click_codes, strict=True):
             # The iterator moves on to the click shown, and never back.
             assert any(
                 encode(creative.text(visit.shopper.language), add_special_tokens=False)[:most] == ids.tolist()
-                and codes.tolist() == rows.clicks[rows.stock.row(creative.picture_id)].tolist()
+                and codes.tolist() == rows.source.clicks[rows.source.stock.row(creative.picture_id)].tolist()
                 for creative in history
             )
 
 
-def test_a_share_of_rows_has_no_history(rows: AdWorldRows, tiny_config) -> None:
+def test_a_share_of_rows_has_no_history(rows: Rows, tiny_config) -> None:
     without = [len(rows.row(number).click_ids) == 0 for number in range(300)]
     assert abs(np.mean(without) - tiny_config.data.history_dropout) < 0.07
     assert not rows.row(0, with_history=False).click_ids
 
 
-def test_every_fourth_batch_of_the_vq_has_pictures_as_small_as_clicks(rows: AdWorldRows, tiny_config) -> None:
-    batches = PictureBatches(rows.stock.pictures, tiny_config)
+def test_every_fourth_batch_of_the_vq_has_pictures_as_small_as_clicks(rows: Rows, tiny_config) -> None:
+    batches = PictureBatches(rows.source.stock.pictures, tiny_config)
     large, small = tiny_config.data.image_size, tiny_config.data.click_size
     assert [batches.batch(step).shape[-1] for step in range(8)] == [large, large, large, small] * 2
     assert batches.batch(5).equal(batches.batch(5))

@@ -156,20 +156,33 @@ class UniAdGenForConditionalGeneration(JanusForConditionalGeneration):
             control = self.spread_control(self.add_preference(product, batch, fused), painted)
         return self.decode(embeds, batch.attend, batch.position, control)
 
-    def loss(self, batch: Batch, generator: torch.Generator | None = None) -> Losses:
-        """The joint loss (Eq. 2 to 4) of a batch with targets; draws noise and dropout from `generator`."""
+    def loss(
+        self, batch: Batch, generator: torch.Generator | None = None, sizes: Float[Tensor, "2"] | None = None
+    ) -> Losses:
+        """The joint loss (Eq. 2 to 4) of a batch with targets; draws noise and dropout from `generator`.
+
+        Where a step consists of several batches, `sizes` are theirs in all (per process): the sum of their losses is
+        then the loss of all their rows as one batch.
+        """
         painted, written = batch.image_loss, batch.text_loss
         hidden = self.read(batch, generator)
         targets = batch.ids.roll(-1, dims=1)
-        text = _mean_loss(self.text_logits(hidden[written]), targets[written])
-        image = _mean_loss(self.image_logits(hidden[painted]), targets[painted], self._cell_weights(painted))
+        num_words, num_cells = self.sizes(batch) if sizes is None else sizes
+        words = F.cross_entropy(self.text_logits(hidden[written]).float(), targets[written], reduction="none")
+        cells = F.cross_entropy(self.image_logits(hidden[painted]).float(), targets[painted], reduction="none")
+        text = words.sum() / num_words.clamp(min=1)
+        image = (cells * self._cell_weights(painted)).sum() / num_cells.clamp(min=1)
         return Losses(self.config.text_weight * text + self.config.image_weight * image, text, image)
+
+    def sizes(self, batch: Batch) -> Float[Tensor, "2"]:
+        """What the two terms of the loss are divided by: the words, and the weights of the cells."""
+        return torch.stack([batch.text_loss.sum().float(), self._cell_weights(batch.image_loss).sum()])
 
     def _cell_weights(self, painted: Bool[Tensor, "B S"]) -> Float[Tensor, "T"]:
         """How much each painted cell counts: the first ones decide the style of all others, so they may count more."""
         cell = (painted.cumsum(-1) - 1)[painted]  # 0 .. K - 1 in every row that is painted
         row = math.sqrt(painted.sum(-1).max())
-        return 1 + self.config.first_cells_weight * torch.exp(-cell / row)
+        return 1 + self.config.first_cells_weight * torch.exp(-cell / max(row, 1))
 
     def _dropped_control(self, batch: Batch, generator: torch.Generator | None) -> Tensor:
         control = self.foreground(batch.cutout)
@@ -199,16 +212,6 @@ class UniAdGenForConditionalGeneration(JanusForConditionalGeneration):
     def decode_pictures(self, codes: Int[Tensor, "B K"]) -> Float[Tensor, "B 3 H W"]:
         """Codes -> pictures in [-1, 1]."""
         return vq.decode(self.model.vqmodel, codes).clamp(-1, 1)
-
-
-def _mean_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
-    """(Weighted) mean cross-entropy in float32; zero where the modality has no token in the batch."""
-    if len(targets) == 0:
-        return logits.sum().float()
-    if weights is None:
-        return F.cross_entropy(logits.float(), targets)
-    losses = F.cross_entropy(logits.float(), targets, reduction="none")
-    return (losses * weights).sum() / weights.sum()
 
 
 AutoConfig.register("uniadgen", UniAdGenConfig)

@@ -10,16 +10,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 
-def progress_bar(what: str, total: int, done: int = 0) -> "Bar":
-    """A progress bar on standard error; used for everything that takes long."""
-    return Bar(what, total, done)
+def progress_bar(what: str, total: int, done: int = 0, *, shown: bool = True) -> "Bar":
+    """A progress bar on standard error; used for everything that takes long. Of many processes, one shows it."""
+    return Bar(what, total, done, shown)
 
 
 class Bar:
     """`with progress_bar("render", 100) as bar: bar.advance("note")`; without a terminal, a plain line a minute."""
 
-    def __init__(self, what: str, total: int, done: int) -> None:
-        self.console = Console(stderr=True)
+    def __init__(self, what: str, total: int, done: int, shown: bool) -> None:
+        self.console = Console(stderr=True, quiet=not shown)
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -54,14 +54,17 @@ class Bar:
 class Metrics:
     """`metrics.jsonl` of a run: one line per step, in step order, also after a kill and a restart."""
 
-    def __init__(self, path: Path, first_step: int) -> None:
-        self.path = path
-        if path.exists():  # what a killed run wrote after its last checkpoint will be written again
+    def __init__(self, path: Path | None, first_step: int) -> None:
+        """None: another process writes them."""
+        self.path = path or Path(os.devnull)
+        if (
+            path is not None and path.exists()
+        ):  # what a killed run wrote after its last checkpoint will be written again
             kept = [line for line in path.read_text().splitlines() if _step(line) < first_step]
             partial = path.with_suffix(".partial")
             partial.write_text("".join(line + "\n" for line in kept))
             os.replace(partial, path)
-        self.file = path.open("a")
+        self.file = self.path.open("a")
 
     def __enter__(self) -> "Metrics":
         return self

@@ -1,71 +1,211 @@
-"""The training loop, one for everything: `model.loss(batch, generator)`, resumable to the bit on CPU."""
+"""The training loop, one for everything with `.loss(batch)`: resumable to the bit, on one process or many."""
 
 import os
+import re
+import shutil
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from accelerate import Accelerator
+from accelerate.utils import FullyShardedDataParallelPlugin
+from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.fsdp import MixedPrecisionPolicy, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from uniadgen.config import TrainConfig
 from uniadgen.train.log import Metrics, progress_bar
 
-CHECKPOINT = "checkpoint.pt"
+CHECKPOINT = re.compile(r"checkpoint-(\d{6,})")  # a folder per step, named when it is whole
+
+
+class Trainer:
+    """A model, its optimizers and the processes that train it; `train` is its loop.
+
+    With several processes (torchrun, accelerate launch) parameters, gradients and optimizer states are sharded
+    (FSDP2, through accelerate). Only what is trained is written to a checkpoint, in the format of
+    torch.distributed.checkpoint, so a run may go on with another number of processes.
+    """
+
+    def __init__(self, model: nn.Module, config: TrainConfig, folder: Path) -> None:
+        self.config, self.folder = config, folder
+        self.accelerator = _accelerator(config, folder)
+        self.world = self.accelerator.num_processes
+        if self.world > 1 and config.optimizer == "muon":
+            raise ValueError(
+                "train.optimizer is 'muon', expected adamw with several processes: Muon needs whole matrices"
+            )
+        if config.checkpointing:
+            model.gradient_checkpointing_enable()  # pyright: ignore[reportCallIssue] - of transformers' models
+        self.model: Any = model
+        self.optimizers = _optimizers(model, config)
+        if self.world > 1:
+            self.model, *prepared = self.accelerator.prepare(model, *self.optimizers)
+            self.optimizers = [optimizer.optimizer for optimizer in prepared]
+            register_fsdp_forward_method(self.model, "loss")
+        else:
+            self.model.to(self.accelerator.device)
+
+    def step(self, batches: Sequence[Any], step: int) -> dict[str, float]:
+        """One optimisation step on this process's batches; the values that are logged, alike on all processes."""
+        rate = learning_rate(self.config, step)
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
+            group["lr"] = rate
+        seed = (self.config.seed * 1_000_003 + step) * self.world + self.accelerator.process_index
+        generator = torch.Generator(self.accelerator.device).manual_seed(seed)
+        self.model.train()
+        batches = [batch.to(self.accelerator.device) for batch in batches]
+        values: dict[str, Any] = {}
+        options = self._sizes(batches)
+        for number, batch in enumerate(batches, start=1):
+            if self.world > 1:  # gradients are exchanged once a step
+                self.model.set_requires_gradient_sync(number == len(batches))
+            with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.config.bfloat16):
+                losses = self.model.loss(batch, generator, *options)
+            losses.total.backward()
+            values = {name: values.get(name, 0) + value.detach() for name, value in losses._asdict().items()}
+        if self.world > 1:
+            values = {name: self.accelerator.reduce(value, "mean") for name, value in values.items()}
+        found = {name: value.item() for name, value in values.items()}
+        norm = _whole(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)).item()
+        if not all(map(torch.isfinite, map(torch.tensor, (*found.values(), norm)))):
+            raise FloatingPointError(f"step {step}: the loss is {found}, the gradient's norm {norm}")
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return found | {"norm": norm, "rate": rate}
+
+    def _sizes(self, batches: Sequence[Any]) -> list[Tensor]:
+        """What the losses of this step are divided by, where it is more than one batch: a mean over all of them."""
+        if len(batches) * self.world == 1:
+            return []
+        own = torch.stack([self.model.sizes(batch) for batch in batches]).sum(0)
+        return [self.accelerator.reduce(own, "sum") / self.world if self.world > 1 else own]
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that training changes, by name: parameters, buffers, and the optimizers' states of them."""
+        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        state = {f"model.{name}": p for p, name in names.items() if p.requires_grad}
+        state |= {f"model.{name}": buffer for name, buffer in self.model.named_buffers()}
+        for number, optimizer in enumerate(self.optimizers):
+            for parameter, held in optimizer.state.items():
+                state |= {f"optimizer{number}.{names[parameter]}.{key}": value for key, value in held.items()}
+        return state
+
+    def save(self, step: int) -> None:
+        """Writes a checkpoint beside the old one, then names it and drops the old one: a kill leaves one, whole."""
+        path, partial = self.folder / f"checkpoint-{step:06d}", self.folder / "checkpoint.partial"
+        if self.accelerator.is_main_process:
+            shutil.rmtree(partial, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        try:
+            with _alone():
+                save(self.state(), checkpoint_id=partial)
+        except (CheckpointException, RuntimeError) as error:  # how torch reports a disk that is full
+            shutil.rmtree(partial, ignore_errors=True)
+            reason = str(error).strip().splitlines()[-1]
+            raise OSError(f"{partial} could not be written, is the disk full? ({reason})") from error
+        if self.accelerator.is_main_process:
+            os.replace(partial, path)
+            for _, old in checkpoints(self.folder)[:-1]:
+                shutil.rmtree(old, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+
+    def resume(self) -> int:
+        """Loads the newest checkpoint, if there is one; the step to go on with."""
+        found = checkpoints(self.folder)
+        if not found:
+            return 0
+        step, path = found[-1]
+        reader = FileSystemReader(path)
+        saved = reader.read_metadata().state_dict_metadata
+        self._make_room(saved)
+        state = self.state()
+        wrong = sorted(state.keys() ^ saved.keys())
+        if wrong:
+            raise ValueError(f"{path}: {', '.join(wrong[:3])} of {len(wrong)} differ: it is of another model")
+        with _alone():
+            load(state, storage_reader=reader)
+        return step
+
+    def _make_room(self, saved: dict[str, Any]) -> None:
+        """Gives the optimizers states as the checkpoint has them, to be filled."""
+        parameters = dict(self.model.named_parameters())
+        for name, entry in saved.items():
+            part, _, rest = name.partition(".")
+            parameter_name, _, key = rest.rpartition(".")
+            if part == "model" or parameter_name not in parameters:
+                continue
+            parameter = parameters[parameter_name]
+            alike = entry.size == parameter.shape
+            room = torch.zeros_like(parameter) if alike else torch.zeros(entry.size, dtype=entry.properties.dtype)
+            self.optimizers[int(part.removeprefix("optimizer"))].state[parameter][key] = room.detach()
 
 
 def train(
     model: nn.Module,
-    batches: Callable[[int], Any],
+    batches: Callable[[int], Sequence[Any]],
     config: TrainConfig,
     folder: Path,
     *,
     what: str,
     sample: Callable[[int], None] | None = None,
+    numbers: Callable[[int], Sequence[int]] = lambda _: (),
 ) -> None:
     """Trains `model` in place for `config.steps` steps, or what is left of them.
 
-    `batches(step)` is a pure function of the step and all noise comes from a generator seeded by it, so a run
-    that was killed and restarted gives the bits of one that never stopped. `folder` receives `checkpoint.pt` (written
-    aside, then renamed) and `metrics.jsonl`; `sample(step)` draws a sample sheet now and then.
+    `batches(step)` is a pure function of the step and all noise comes from a generator seeded by it, so a run that was
+    killed and restarted gives the bits of one that never stopped. `folder` receives checkpoints and `metrics.jsonl`;
+    `sample(step)` draws a sample sheet now and then; `numbers(step)` are the rows to name when a loss is no number.
+    Raises `FloatingPointError` then; the last checkpoint stays.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
     folder.mkdir(parents=True, exist_ok=True)
-    optimizers = _optimizers(model, config)
-    first = resume(model, optimizers, folder)
-    with Metrics(folder / "metrics.jsonl", first) as metrics, progress_bar(what, config.steps, first) as bar:
+    trainer = Trainer(model, config, folder)
+    main = trainer.accelerator.is_main_process
+    first = trainer.resume()
+    with (
+        Metrics(folder / "metrics.jsonl" if main else None, first) as metrics,
+        progress_bar(what, config.steps, first, shown=main) as bar,
+    ):
         for step in range(first, config.steps):
             began = time.perf_counter()
-            values = _step(model, optimizers, batches(step), config, step)
+            try:
+                values = trainer.step(batches(step), step)
+            except FloatingPointError as error:
+                kept = (
+                    f"the checkpoint of step {checkpoints(folder)[-1][0]}" if checkpoints(folder) else "no checkpoint"
+                )
+                rows = f", rows {list(numbers(step))}" if numbers(step) else ""
+                raise FloatingPointError(f"{what}: {error}{rows}; {kept} is left in {folder}") from None
             metrics.write(step, {**values, "seconds": round(time.perf_counter() - began, 4)})
+            trainer.accelerator.log(values, step)
             bar.advance(" ".join(f"{name} {value:.3f}" for name, value in values.items()))
             last = step + 1 == config.steps
             if (step + 1) % config.save_every == 0 or last:
-                save(model, optimizers, folder, step + 1)
-            if sample is not None and ((step + 1) % config.sample_every == 0 or last):
+                trainer.save(step + 1)
+            if sample is not None and trainer.world == 1 and ((step + 1) % config.sample_every == 0 or last):
                 model.eval()
                 sample(step + 1)
+    trainer.accelerator.end_training()
     model.eval()
 
 
-def _step(model: Any, optimizers: Sequence[Optimizer], batch: Any, config: TrainConfig, step: int) -> dict:
-    """One optimisation step; the values that are logged."""
-    rate = learning_rate(config, step)
-    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-        group["lr"] = rate
-    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-    model.train()
-    with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
-        losses = model.loss(batch, generator)
-    losses.total.backward()
-    norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip, error_if_nonfinite=True)
-    for optimizer in optimizers:
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    return {name: value.item() for name, value in losses._asdict().items()} | {"norm": norm.item(), "rate": rate}
+def checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """The whole checkpoints of a run, by step."""
+    found = ((CHECKPOINT.fullmatch(path.name), path) for path in folder.iterdir()) if folder.is_dir() else ()
+    return sorted((int(match[1]), path) for match, path in found if match)
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -75,32 +215,39 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return config.learning_rate * min(rise, fall)
 
 
-def save(model: nn.Module, optimizers: Sequence[Optimizer], folder: Path, step: int) -> None:
-    """Writes the checkpoint beside the old one and then renames it: a kill leaves one of the two, whole."""
-    partial = folder / f"{CHECKPOINT}.partial"
-    state = {"step": step, "model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}
-    try:
-        with partial.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, folder / CHECKPOINT)
-    except RuntimeError as error:  # how torch reports a disk that is full
-        raise OSError(f"{partial} could not be written, is the disk full? ({error})") from error
-    finally:
-        partial.unlink(missing_ok=True)
+def _accelerator(config: TrainConfig, folder: Path) -> Accelerator:
+    """The processes. Autocast is ours: accelerate keeps one precision for everything that runs in a process."""
+    plugin = None
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        plugin = FullyShardedDataParallelPlugin(
+            fsdp_version=2,
+            auto_wrap_policy="transformer_based_wrap",
+            transformer_cls_names_to_wrap=["LlamaDecoderLayer", "Dinov2Layer", "Block"],
+            mixed_precision_policy=policy if config.bfloat16 else None,
+        )
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),
+        fsdp_plugin=plugin,
+        log_with=config.report_to or None,
+        project_dir=str(folder),
+    )
+    if config.report_to:
+        accelerator.init_trackers("uniadgen", config={k: v for k, v in asdict(config).items() if v is not None})
+    return accelerator
 
 
-def resume(model: nn.Module, optimizers: Sequence[Optimizer], folder: Path) -> int:
-    """Loads the checkpoint of `folder`, if there is one; the step to go on with."""
-    path = folder / CHECKPOINT
-    if not path.exists():
-        return 0
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    model.load_state_dict(state["model"])
-    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(saved)
-    return state["step"]
+@contextmanager
+def _alone() -> Iterator[None]:
+    """torch.distributed.checkpoint warns where there is just one process; that is no mistake here."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")
+        yield
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """A value that is spread over processes, on each of them."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def _optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:

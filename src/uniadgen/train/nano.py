@@ -1,10 +1,6 @@
 """A recipe from scratch on AdWorld: render the shop, train the VQ, code every picture once, train the model."""
 
-import math
 import os
-from collections.abc import Callable
-from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -15,18 +11,16 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from uniadgen.config import Config
 from uniadgen.data.adworld import Stock, all_texts, needed_pictures, render_stock, shop_of
-from uniadgen.data.batch import Batch, Row, collate
-from uniadgen.data.cutout import premultiplied
-from uniadgen.data.history import SAMPLERS, similarity
-from uniadgen.data.prompt import STYLE, TEMPLATES, Layout, Shown, Target
+from uniadgen.data.prompt import STYLE, TEMPLATES
+from uniadgen.data.rows import Rows, Sample
 from uniadgen.data.tokenizer import learn_tokenizer
-from uniadgen.engine.reference import Decoder
 from uniadgen.model import vq, weights
 from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration
 from uniadgen.pipeline import to_pictures, to_pixels
 from uniadgen.train.log import progress_bar
 from uniadgen.train.loop import train
-from uniadgen.world.shoppers import Shop, Visit
+from uniadgen.train.sheet import SampleSheet, grid
+from uniadgen.world.shoppers import Shop
 
 
 def train_recipe(config: Config, folder: Path) -> Path:
@@ -46,9 +40,9 @@ def train_recipe(config: Config, folder: Path) -> Path:
     model.model.vqmodel.requires_grad_(False)
     _start_codes(model)
     codes = _code_stock(config, model, stock, folder / "stock")
-    rows = AdWorldRows(config, layout, stock, *codes)
-    sheet = SampleSheet(model, layout, config, rows, folder / "model")
-    train(model, rows.batch, config.train, folder / "model", what="model", sample=sheet.draw)
+    rows = Rows(config, layout, AdWorldSource(config, stock, *codes))
+    sheet = SampleSheet(model, rows, folder / "model")
+    train(model, rows.batches, config.train, folder / "model", what="model", sample=sheet.draw, numbers=rows.numbers)
     weights.save(folder / "weights", model, layout, torch.float16)
     return folder / "weights"
 
@@ -92,9 +86,9 @@ def _train_vq(config: Config, model: UniAdGenForConditionalGeneration, stock: St
         with torch.no_grad():
             pixels = to_pixels(stock.pictures[:: max(len(stock.pictures) // 16, 1)][:16])
             painted = vq.decode(trainer.vq, vq.encode(trainer.vq, pixels))
-            _grid([*to_pictures(pixels), *to_pictures(painted)], 16).save(folder / f"sample-{step:06d}.png")
+            grid([*to_pictures(pixels), *to_pictures(painted)], 16).save(folder / f"sample-{step:06d}.png")
 
-    train(trainer, batches.batch, config.vq_train, folder, what="VQ", sample=sample)
+    train(trainer, lambda step: [batches.batch(step)], config.vq_train, folder, what="VQ", sample=sample)
     return trainer
 
 
@@ -109,9 +103,6 @@ def _start_codes(model: UniAdGenForConditionalGeneration) -> None:
         words = model.get_input_embeddings().weight
         assert isinstance(words, Tensor)
         last.weight.mul_(words.std() / codes.std())
-
-
-WINDOW = 8  # steps whose rows are sorted by length together
 
 
 class PictureBatches:
@@ -162,100 +153,31 @@ def _code_stock(
         return arrays["targets"], arrays["clicks"]
 
 
-class AdWorldRows:
-    """Training rows: shoppers without end, each with one request, its history and the click that happened."""
+class AdWorldSource:
+    """AdWorld's shoppers, without end: each with one request, its history and the click that happened."""
 
-    def __init__(self, config: Config, layout: Layout, stock: Stock, targets: np.ndarray, clicks: np.ndarray) -> None:
+    def __init__(self, config: Config, stock: Stock, targets: np.ndarray, clicks: np.ndarray) -> None:
         assert config.world is not None
-        self.config, self.layout, self.stock = config, layout, stock
+        self.world, self.stock = config.world, stock
         self.targets, self.clicks = targets, clicks
         self.shop: Shop = shop_of(config.world)
-        self.sampler = SAMPLERS[config.data.sampler]
-        self._window = lru_cache(maxsize=1)(self._sorted_rows)  # of this object: it dies with its stock
 
-    def batch(self, step: int) -> Batch:
-        """The batch of a step, a pure function of it: every shopper is met once (or in turn, where they are limited).
-
-        The rows of `WINDOW` steps are sorted by length before they are dealt out, so that little is padding.
-        """
-        window, place = divmod(step, WINDOW)
-        order = np.random.default_rng([self.config.train.seed, window]).permutation(WINDOW)
-        size = self.config.train.batch_size
-        start = int(order[place]) * size
-        return collate(self._window(window)[start : start + size], self.layout.pad_id)
-
-    def _sorted_rows(self, window: int) -> list[Row]:
-        size = WINDOW * self.config.train.batch_size
-        return sorted((self.row(window * size + i) for i in range(size)), key=lambda row: len(row.ids))
-
-    def row(self, number: int, *, with_history: bool = True, with_target: bool = True) -> Row:
-        """One row; template, sampled clicks and history dropout are drawn from its number."""
-        rng = np.random.default_rng([self.config.train.seed, number])
-        visit = self.visit(number)
+    def sample(self, number: int) -> Sample:
+        """The visit of a shopper; every shopper is met once, or in turn where they are limited."""
+        visit = self.shop.visit(number % (self.world.num_shoppers or 10**12))
         language = visit.shopper.language
-        target = self.shop.creative(visit.target)
-        description = target.product.description(language)
-        history = [self.shop.creative(i) for i in visit.history.creative_ids]
-        shown: list[Shown] = []
-        if rng.random() >= self.config.data.history_dropout and with_history:
-            titles = [click.text(language) for click in history]
-            chosen = self.sampler(similarity(titles, description), self.config.data.num_clicks, rng)
-            shown = [Shown(titles[i], self.clicks[self.stock.row(history[i].picture_id)]) for i in chosen]
-        points = target.product.selling_points(language)
+        target, *history = (self.shop.creative(i) for i in (visit.target, *visit.history.creative_ids))
         place = self.stock.row(target.picture_id)
-        answer = Target(target.text(language), self.targets[place]) if with_target else None
-        cutout = premultiplied(self.stock.cutouts[place])
-        template = int(rng.integers(1000))
-        return self.layout.lay_out(description, points, cutout, shown, template=template, target=answer)
+        return Sample(
+            target.product.description(language),
+            target.product.selling_points(language),
+            tuple(click.text(language) for click in history),
+            tuple(self.stock.row(click.picture_id) for click in history),
+            target.text(language),
+            place,
+            place,
+        )
 
-    def visit(self, number: int) -> Visit:
-        """The visit behind a row."""
-        assert self.config.world is not None
-        return self.shop.visit(number % (self.config.world.num_shoppers or 10**12))
-
-
-class SampleSheet:
-    """Now and then during training: six shoppers' true clicks, above what the model makes of them, and the texts."""
-
-    def __init__(
-        self,
-        model: UniAdGenForConditionalGeneration,
-        layout: Layout,
-        config: Config,
-        rows: AdWorldRows,
-        folder: Path,
-    ) -> None:
-        self.model, self.layout, self.config, self.rows, self.folder = model, layout, config, rows, folder
-        self.numbers = range(10**9, 10**9 + 6)  # far beyond the rows of training
-
-    @torch.no_grad()
-    def draw(self, step: int) -> None:
-        """Writes sample-STEP.png (truth, guided, without history) and sample-STEP.txt."""
-        make: Callable[[bool], list[Row]] = lambda known: [  # noqa: E731
-            self.rows.row(i, with_history=known, with_target=False) for i in self.numbers
-        ]
-        rows = [*make(True), *make(False)]
-        visits = [self.rows.visit(i) for i in self.numbers]
-        truth = [self.rows.shop.creative(visit.target) for visit in visits]
-        points = [c.product.selling_points(v.shopper.language) for c, v in zip(truth, visits, strict=True)]
-        unbound = replace(self.config.generate, connecting_words=())  # shows what the model itself has learnt
-        decoder = Decoder(self.model, self.layout, unbound, list(self.numbers), points)
-        *_, guided = decoder.run(collate(rows, self.layout.pad_id))
-        stock = self.rows.stock
-        pictures = [Image.fromarray(stock.pictures[stock.row(creative.picture_id)]) for creative in truth]
-        if guided.codes.shape[1]:
-            pictures += to_pictures(self.model.decode_pictures(guided.codes))
-        _grid(pictures, len(truth)).save(self.folder / f"sample-{step:06d}.png")
-        lines = [
-            f"true: {creative.text(visit.shopper.language)}\nmade: {self.layout.tokenizer.decode(list(words))}\n"
-            for creative, visit, words in zip(truth, visits, guided.words, strict=True)
-        ]
-        (self.folder / f"sample-{step:06d}.txt").write_text("\n".join(lines), encoding="utf-8")
-
-
-def _grid(pictures: list[Image.Image], columns: int) -> Image.Image:
-    side = pictures[0].width
-    sheet = Image.new("RGB", (columns * side, math.ceil(len(pictures) / columns) * side), "white")
-    for number, picture in enumerate(pictures):
-        sheet.paste(picture, (number % columns * side, number // columns * side))
-    return sheet
+    def cutout(self, product: int) -> np.ndarray:
+        """The seller's transparent picture, (S, S, 4)."""
+        return self.stock.cutouts[product]
