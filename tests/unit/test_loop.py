@@ -13,6 +13,7 @@ from typing import NamedTuple
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from uniadgen.config import TrainConfig
@@ -310,3 +311,29 @@ def test_another_seed_draws_other_noise(tmp_path: Path) -> None:
 def test_the_checkpoint_is_the_only_file_that_is_left_of_a_save(tmp_path: Path) -> None:
     run(tmp_path)
     assert sorted(os.listdir(tmp_path)) == ["checkpoint-000012", "metrics.jsonl"]
+
+
+# several batches, several processes
+
+
+def test_rows_worked_on_one_by_one_give_the_step_of_all_rows_together(
+    fresh_model, make_row, layout, tmp_path: Path
+) -> None:
+    """Texts of different lengths, with and without clicks; what is random, is random in each batch."""
+    rows = [make_row(0, 2), make_row(1, 0), make_row(2, 3)]
+    start = {name: tensor.clone() for name, tensor in fresh_model.state_dict().items()}
+    config = replace(CONFIG, steps=2, bfloat16=False)
+    fresh_model.eval()
+    fresh_model.train = lambda mode=True: fresh_model  # it stays at rest: no noise
+    train(fresh_model, lambda _: [collate(rows, layout.pad_id)], config, tmp_path / "together", what="model")
+    fresh_model.load_state_dict(start)
+    one_by_one = [collate([row], layout.pad_id) for row in rows]
+    train(fresh_model, lambda _: one_by_one, config, tmp_path / "alone", what="model")
+    for a, b in zip(lines(tmp_path / "together"), lines(tmp_path / "alone"), strict=True):
+        assert a == pytest.approx(b, rel=1e-4)
+
+
+def test_muon_on_several_processes_is_refused(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(Accelerator, "num_processes", 2)
+    with pytest.raises(ValueError, match="expected adamw on several processes"):
+        run(tmp_path, replace(CONFIG, optimizer="muon"))

@@ -13,19 +13,23 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import FullyShardedDataParallelPlugin
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
-from torch.distributed.fsdp import MixedPrecisionPolicy, register_fsdp_forward_method
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
+from transformers.models.dinov2.modeling_dinov2 import Dinov2Layer
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from uniadgen.config import TrainConfig
+from uniadgen.model.preference import Block
 from uniadgen.train.log import Metrics, progress_bar
 
+LAYERS = (LlamaDecoderLayer, Dinov2Layer, Block)  # sharded each on its own
 CHECKPOINT = re.compile(r"checkpoint-(\d{6,})")  # a folder per step, named when it is whole
 
 
@@ -33,7 +37,7 @@ class Trainer:
     """A model, its optimizers and the processes that train it; `train` is its loop.
 
     With several processes (torchrun, accelerate launch) parameters, gradients and optimizer states are sharded
-    (FSDP2, through accelerate). Only what is trained is written to a checkpoint, in the format of
+    (FSDP2). Only what is trained is written to a checkpoint, in the format of
     torch.distributed.checkpoint, so a run may go on with another number of processes.
     """
 
@@ -43,18 +47,14 @@ class Trainer:
         self.world = self.accelerator.num_processes
         if self.world > 1 and config.optimizer == "muon":
             raise ValueError(
-                "train.optimizer is 'muon', expected adamw with several processes: Muon needs whole matrices"
+                "train.optimizer is 'muon', expected adamw on several processes: Muon needs whole matrices"
             )
         if config.checkpointing:
             model.gradient_checkpointing_enable()  # pyright: ignore[reportCallIssue] - of transformers' models
-        self.model: Any = model
-        self.optimizers = _optimizers(model, config)
+        self.model: Any = model.to(self.accelerator.device)
         if self.world > 1:
-            self.model, *prepared = self.accelerator.prepare(model, *self.optimizers)
-            self.optimizers = [optimizer.optimizer for optimizer in prepared]
-            register_fsdp_forward_method(self.model, "loss")
-        else:
-            self.model.to(self.accelerator.device)
+            _shard(model, config, init_device_mesh(self.accelerator.device.type, (self.world,)))
+        self.optimizers = _optimizers(model, config)
 
     def step(self, batches: Sequence[Any], step: int) -> dict[str, float]:
         """One optimisation step on this process's batches; the values that are logged, alike on all processes."""
@@ -216,25 +216,24 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 
 def _accelerator(config: TrainConfig, folder: Path) -> Accelerator:
-    """The processes. Autocast is ours: accelerate keeps one precision for everything that runs in a process."""
-    plugin = None
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-        plugin = FullyShardedDataParallelPlugin(
-            fsdp_version=2,
-            auto_wrap_policy="transformer_based_wrap",
-            transformer_cls_names_to_wrap=["LlamaDecoderLayer", "Dinov2Layer", "Block"],
-            mixed_precision_policy=policy if config.bfloat16 else None,
-        )
-    accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(),
-        fsdp_plugin=plugin,
-        log_with=config.report_to or None,
-        project_dir=str(folder),
-    )
+    """The processes and the trackers."""
+    tracker = {"log_with": config.report_to, "project_dir": str(folder)} if config.report_to else {}
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), **tracker)
     if config.report_to:
-        accelerator.init_trackers("uniadgen", config={k: v for k, v in asdict(config).items() if v is not None})
+        accelerator.init_trackers("uniadgen", config=asdict(config))
     return accelerator
+
+
+def _shard(model: nn.Module, config: TrainConfig, mesh: DeviceMesh) -> None:
+    """FSDP2: the parameters of every layer, and those outside of layers, are spread over the processes."""
+    policy = MixedPrecisionPolicy()
+    if config.bfloat16:
+        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    for module in list(model.modules()):
+        if isinstance(module, LAYERS):
+            fully_shard(module, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy)
+    register_fsdp_forward_method(model, "loss")
 
 
 @contextmanager
