@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from uniadgen import AdGenerator
-from uniadgen.model import weights
+from uniadgen.model import shards, weights
 from uniadgen.model.weights import RECIPE, WEIGHTS, load, save
 
 
@@ -92,7 +92,7 @@ def test_nothing_is_loaded_from_wrong_weights(folder: Path, model) -> None:
     change(folder, lambda tensors: (tensors.pop("lm_head.weight"), [t.zero_() for t in tensors.values()]))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(ValueError, match=r"lm_head\.weight"):
-        weights.load_weights(model, folder / WEIGHTS)
+        weights.load_weights(model, folder)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
@@ -139,7 +139,7 @@ def test_a_full_disk_leaves_the_old_weights_alone(folder: Path, model, layout, m
         Path(path).write_bytes(b"half of it")
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(weights, "save_file", full)
+    monkeypatch.setattr(shards, "save_file", full)
     with pytest.raises(OSError, match="No space left"):
         save(folder, model, layout, torch.float32)
     assert (folder / WEIGHTS).read_bytes() == before
