@@ -212,10 +212,9 @@ class Config:
         for name in ("image_size", "click_size"):
             size = getattr(self.data, name)
             _expect(size % cell == 0, f"data.{name}", size, f"a multiple of {cell} (pixels per image cell)")
-        if self.model.variant == "release":  # text first, freely written, then the picture with that text in its prompt
-            _expect(
-                self.data.modality == "image+text", "data.modality", self.data.modality, "image+text in the release"
-            )
+        if self.model.variant == "release":  # a text, freely written, then a picture with that text in its prompt
+            both = self.data.modality == "image+text"
+            _expect(both, "data.modality", self.data.modality, "image+text in the variant release")
             words = self.generate.connecting_words
             _expect(not words, "generate.connecting_words", words, "none in the variant release, which writes freely")
 

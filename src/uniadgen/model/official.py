@@ -129,9 +129,9 @@ def convert_official(
 ) -> None:
     """Writes a folder of weights from the released checkpoint and its base, a folder of Janus-Pro in either layout.
 
-    First all names and shapes of both are compared with the model of `config`: `ValueError` names what is missing, extra
-    or of another shape, and nothing is written. Then one tensor at a time is held, and a shard. `advance` is told of
-    each shard of the base and of the checkpoint.
+    First all names and shapes of both are compared with the model of `config`: `ValueError` names what is missing,
+    extra or of another shape, and nothing is written. Then one tensor at a time is held, and a shard. `advance` is told
+    of each shard of the base and of the checkpoint.
     """
     if out.resolve() == base.resolve():
         raise ValueError(f"{out} is also what is read, expected another folder: choose another --out")
