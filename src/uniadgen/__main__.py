@@ -205,6 +205,40 @@ def janus(
     print(out)
 
 
+@convert_app.command()
+@plainly
+def official(
+    path: Annotated[Path, typer.Argument(help="The authors' trainable_model_parameters.pth.")],
+    base: Annotated[Path, typer.Option(help="A folder with Janus-Pro-7B, in either layout, its tokenizer beside it.")],
+    out: Annotated[Path, typer.Option(help="The folder of weights to write.")],
+    release: Annotated[Path | None, typer.Option(help="A clone of the authors' code, for its two sentences.")] = None,
+    question_file: Annotated[
+        Path | None,
+        typer.Option(help="Instead of the clone's: a text with {points}, {titles}, {description}, {pictures}."),
+    ] = None,
+    negative_file: Annotated[Path | None, typer.Option(help="Instead of the clone's: the negative prompt.")] = None,
+    settings: Settings = None,
+    shard_gb: Annotated[float, typer.Option(min=0.001, help="Size of the shards written, in GB.")] = 2.0,
+) -> None:
+    """Bring the authors' released weights into a folder that `generate --model` reads; nothing is downloaded.
+
+    Every tensor's name and shape is checked first. The release, and what becomes of it, is for academic use only.
+
+    Example: uniadgen convert official trainable_model_parameters.pth --base Janus-Pro-7B --release Uni-AdGen
+    --out official-7b
+    """
+    config = override(recipe("official_7b"), parse_overrides(settings or []))
+    from uniadgen.data.sentences import read_prompts
+    from uniadgen.model.official import convert_official
+    from uniadgen.model.shards import shards
+    from uniadgen.train.log import progress_bar
+
+    prompts = read_prompts(release, question_file, negative_file)
+    with progress_bar("shards", len(shards(base)) + 1) as bar:
+        convert_official(path, base, prompts, out, config, shard_bytes=int(shard_gb * 1e9), advance=bar.advance)
+    print(out)
+
+
 def main() -> None:
     """Entry point of the `uniadgen` command."""
     app()

@@ -11,7 +11,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 MODALITIES = ("image+text", "image", "text")
 VARIANTS = ("paper", "release")
-SAMPLERS = ("by_similarity", "at_random", "most_similar")
+SAMPLERS = ("by_similarity", "at_random", "most_similar", "release")
 
 
 def _expect(condition: bool, name: str, got: object, expected: str) -> None:
@@ -27,7 +27,7 @@ class DataConfig:
     click_size: int = 128  # px, history pictures (paper section 5.1)
     num_clicks: int = 10  # N, clicks shown (paper section 5.1, Table 3)
     click_words: int = 30  # T at most, tokens per clicked text (release)
-    sampler: str = "by_similarity"  # Eq. 6; or at_random, most_similar (Table 4)
+    sampler: str = "by_similarity"  # Eq. 6; or at_random, most_similar (Table 4), release (the authors' code)
     modality: str = "image+text"  # Ours; or image (Ours-image), text (Ours-text), Table 1
     history_dropout: float = 0.1  # share of training rows without clicks, so that guidance works
 
@@ -215,6 +215,11 @@ class Config:
         for name in ("image_size", "click_size"):
             size = getattr(self.data, name)
             _expect(size % cell == 0, f"data.{name}", size, f"a multiple of {cell} (pixels per image cell)")
+        if self.model.variant == "release":  # a text, freely written, then a picture with that text in its prompt
+            both = self.data.modality == "image+text"
+            _expect(both, "data.modality", self.data.modality, "image+text in the variant release")
+            words = self.generate.connecting_words
+            _expect(not words, "generate.connecting_words", words, "none in the variant release, which writes freely")
 
     @property
     def cells(self) -> int:

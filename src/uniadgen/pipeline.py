@@ -90,11 +90,10 @@ class AdGenerator:
     ) -> Iterator[Update]:
         """As `generate`, yielding an `Update` after every word and every painted row; the last one has the `ad`."""
         for progress, ads in self._run([Example(product, tuple(history))], [seed], guidance):
-            text = self._text(progress.words[0])
             if ads:
-                yield Update(text, ads[0].picture, True, ads[0])
+                yield Update(ads[0].text, ads[0].picture, True, ads[0])
             else:
-                yield Update(text, self._preview(progress), False)
+                yield Update(self.layout.said(progress.words[0]).strip(), self._preview(progress), False)
 
     def _run(
         self, examples: Sequence[Example], seeds: Sequence[int], guidance: float | None
@@ -107,12 +106,16 @@ class AdGenerator:
         if guidance is not None:
             config = override(self.config, {"generate.guidance": guidance}).generate
         shown = [self.choose(e.product, e.clicks, seed) for e, seed in zip(examples, seeds, strict=True)]
-        rows = self.rows(examples, shown, config)
         points = [example.product.selling_points for example in examples]
         decoder = Decoder(self.model, self.layout, config, seeds, points)
-        for progress in decoder.run(collate(rows, self.layout.pad_id)):
-            ads = self._finish(examples, progress, seeds, shown, config) if progress.done else []
-            yield progress, ads
+        texts: list[str | None] = [None] * len(examples)
+        *_, last = self.layout.passes
+        for modality in self.layout.passes:
+            rows = self.rows(examples, shown, config, texts)
+            for progress in decoder.run(collate(rows, self.layout.pad_id), modality):
+                finished = progress.done and modality == last
+                yield progress, self._finish(examples, progress, seeds, shown, config) if finished else []
+            texts = [self.layout.text_of(words) for words in decoder.words]
 
     def choose(self, product: Product, clicks: Sequence[Click], seed: int) -> list[int]:
         """Which clicks the model is shown (Eq. 6): their indices."""
@@ -120,27 +123,35 @@ class AdGenerator:
         sampler = history.SAMPLERS[self.config.data.sampler]
         return sampler(scores, self.config.data.num_clicks, np.random.default_rng(seed))
 
-    def rows(self, examples: Sequence[Example], shown: Sequence[list[int]], config: GenerateConfig) -> list[Row]:
-        """The rows of the requests and, where guidance is on, as many of the branch that leaves something out."""
-        rows, without = [], []
-        for example, chosen in zip(examples, shown, strict=True):
+    def rows(
+        self,
+        examples: Sequence[Example],
+        shown: Sequence[list[int]],
+        config: GenerateConfig,
+        texts: Sequence[str | None],
+    ) -> list[Row]:
+        """The rows of the requests and, where guidance is on, as many of the branch that leaves something out.
+
+        `texts` are what an earlier pass wrote, None in the first.
+        """
+        rows, others = [], []
+        for example, chosen, text in zip(examples, shown, texts, strict=True):
             product = example.product
-            canvas = cutout.premultiplied(cutout.place(product.cutout, self.config.data.image_size))
             clicks = self.encode_clicks([example.clicks[i] for i in chosen])
-            words = product.description, product.selling_points
-            rows.append(self.layout.lay_out(*words, canvas, clicks))
-            without.append(rows[-1] if config.leave_out == "product" else self.layout.lay_out(*words, canvas, []))
-        guided = config.guidance > 1 and (config.leave_out != "history" or any(shown))
-        return [*rows, *without] if guided else rows
+            said = product.description, product.selling_points, self.layout.control(product.cutout), clicks
+            row, other = self.layout.branches(*said, config.leave_out, text)
+            rows.append(row)
+            others.append(other)
+        if config.guidance == 1 or all(other is None for other in others):
+            return rows
+        return [*rows, *(other or row for row, other in zip(rows, others, strict=True))]
 
     @torch.no_grad()
     def encode_clicks(self, clicks: Sequence[Click]) -> list[Shown]:
         """Clicked pictures, squashed to the model's size, become codes."""
         if not clicks:
             return []
-        side = self.config.data.click_size
-        size = (side, side)
-        pictures = [np.asarray(click.picture.convert("RGB").resize(size, Image.Resampling.BOX)) for click in clicks]
+        pictures = [np.asarray(self.layout.squash(click.picture)) for click in clicks]
         codes = self.model.encode_pictures(to_pixels(np.stack(pictures))).numpy()
         return [Shown(click.text, code) for click, code in zip(clicks, codes, strict=True)]
 
@@ -159,13 +170,11 @@ class AdGenerator:
             pictures = to_pictures(self.model.decode_pictures(progress.codes))
         ads = []
         for example, painted, words, seed, chosen in zip(examples, pictures, progress.words, seeds, shown, strict=True):
-            canvas = cutout.place(example.product.cutout, ENLARGE * side)
+            canvas = self.layout.place(example.product.cutout, ENLARGE * side)
+            text = self.layout.text_of(words).strip()
             record = {"model": self.config.name, "seed": seed, "shown": chosen, **dataclasses.asdict(config)}
-            ads.append(Ad(cutout.paste(painted, canvas), painted, self._text(words), seed, MappingProxyType(record)))
+            ads.append(Ad(cutout.paste(painted, canvas), painted, text, seed, MappingProxyType(record)))
         return ads
-
-    def _text(self, words: Sequence[int]) -> str:
-        return str(self.layout.tokenizer.decode(list(words))).strip()
 
     @torch.no_grad()
     def _preview(self, progress: Progress) -> Image.Image | None:

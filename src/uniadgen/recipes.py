@@ -91,10 +91,12 @@ def official_7b() -> Config:
     return replace_in(
         paper_7b(),
         name="official_7b",
+        data__sampler="release",
         model__variant="release",
         model__control_every=6,
         model__control_strength=1.5,
         model__gumbel_at_inference=True,
+        generate__max_words=512,
     )
 
 

@@ -261,6 +261,19 @@ def test_every_tensor_of_the_released_checkpoint_finds_its_place() -> None:
     assert found["model.language_model.layers.29.self_attn.o_proj.lora_A"].shape == (16, 4096)
 
 
+def test_the_checkpoint_that_is_expected_is_the_released_one() -> None:
+    """All 627 names and shapes, from the config alone."""
+    with torch.device("meta"):
+        model = UniAdGenForConditionalGeneration(architecture(official_7b(), 0)).state_dict()
+    own = {name: tuple(t.shape) for name, t in model.items() if not name.startswith(("model.", "lm_head."))}
+    expected = official.expected_tensors(official_7b(), own, 16)
+    table = next(name for name in expected if name.endswith("embeddings.position_embeddings"))
+    assert expected.pop(table) == (1, 577, 384)  # ours; the released one is that of DINOv2 for 37 x 37 patches
+    listed = json.loads((HERE / "official_checkpoint_keys.json").read_text())
+    assert listed.pop(table) == [1, 1370, 384]
+    assert expected == {name: tuple(shape) for name, shape in listed.items()}
+
+
 def test_lora_is_merged_with_the_rank_of_its_tensors() -> None:
     a, b, weight = torch.randn(4, 8), torch.randn(6, 4), torch.randn(6, 8)
     torch.testing.assert_close(official.merge_lora(weight, a, b), weight + 8 * b @ a)

@@ -1,6 +1,7 @@
 """A folder of weights: comes back as it was, and says by name what is wrong with it."""
 
 import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from uniadgen import AdGenerator
-from uniadgen.model import weights
+from uniadgen.model import shards, weights
 from uniadgen.model.weights import RECIPE, WEIGHTS, load, save
 
 
@@ -92,7 +93,7 @@ def test_nothing_is_loaded_from_wrong_weights(folder: Path, model) -> None:
     change(folder, lambda tensors: (tensors.pop("lm_head.weight"), [t.zero_() for t in tensors.values()]))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(ValueError, match=r"lm_head\.weight"):
-        weights.load_weights(model, folder / WEIGHTS)
+        weights.load_weights(model, folder)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
@@ -139,7 +140,7 @@ def test_a_full_disk_leaves_the_old_weights_alone(folder: Path, model, layout, m
         Path(path).write_bytes(b"half of it")
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(weights, "save_file", full)
+    monkeypatch.setattr(shards, "save_file", full)
     with pytest.raises(OSError, match="No space left"):
         save(folder, model, layout, torch.float32)
     assert (folder / WEIGHTS).read_bytes() == before
@@ -156,6 +157,33 @@ def test_weights_are_replaced_as_a_whole(folder: Path, model, layout) -> None:
 def test_a_model_that_is_not_there_is_named() -> None:
     with pytest.raises(ValueError, match="no-such-model"):
         AdGenerator.from_pretrained("no-such-model")
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_files_can_be_read_by_whom_the_umask_says(model, layout, tmp_path: Path, umask: int, mode: int) -> None:
+    """safetensors by itself would keep them to their owner."""
+    old = os.umask(umask)
+    try:
+        save(tmp_path / "weights", model, layout, torch.float16)
+    finally:
+        os.umask(old)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "weights").iterdir()}
+    assert modes == dict.fromkeys(modes, mode)
+
+
+def test_weights_in_several_shards_are_loaded(folder: Path, model) -> None:
+    with shards.ShardWriter(folder.with_name("parts"), 10**5) as writer:
+        for name, tensor in model.state_dict().items():
+            writer.add(name, tensor)
+    (folder / WEIGHTS).unlink()
+    for path in folder.with_name("parts").iterdir():
+        shutil.move(path, folder)
+    assert len(list(folder.glob("model-*-of-*.safetensors"))) > 3
+    loaded, _, _ = load(folder)
+    assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in model.state_dict().items())
+    next(iter(sorted(folder.glob("model-*")))).unlink()
+    with pytest.raises(ValueError, match="missing, expected all"):
+        load(folder)
 
 
 def test_a_folder_can_be_moved(folder: Path, tmp_path: Path) -> None:

@@ -89,6 +89,32 @@ def premultiplied(canvas: Image.Image | np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
+def as_released(cutout: Image.Image, max_ratio: float = 1.0) -> Image.Image:
+    """The transparent picture as the authors' release prepares it, in its own size.
+
+    A product wider or higher than `max_ratio` of the picture is shrunk about its middle; none is enlarged. As there,
+    the last column and row of the product are lost.
+    """
+    left, top, right, bottom = cutout.getchannel("A").getbbox() or cutout.getbbox() or (0, 0, *cutout.size)
+    right, bottom = max(right - 1, left + 1), max(bottom - 1, top + 1)
+    product = cutout.crop((left, top, right, bottom))
+    share = max(product.width / cutout.width, product.height / cutout.height)
+    if share > max_ratio:
+        width, height = (max(1, round(side * max_ratio / share)) for side in product.size)
+        product = product.resize((width, height), Image.Resampling.BICUBIC)
+        left, top = (left + right) // 2 - width // 2, (top + bottom) // 2 - height // 2
+    canvas = Image.new("RGBA", cutout.size)
+    canvas.paste(product, (left, top))
+    return canvas
+
+
+def on_white(canvas: Image.Image, side: int) -> Image.Image:
+    """RGBA -> RGB on white, then squashed to a square of `side` pixels: the release's control picture."""
+    white = Image.new("RGB", canvas.size, "white")
+    white.paste(canvas, mask=canvas.getchannel("A"))
+    return white.resize((side, side), Image.Resampling.BICUBIC)
+
+
 def paste(painted: Image.Image, canvas: Image.Image) -> Image.Image:
     """The product's own pixels over the painted picture, which is enlarged to the canvas.
 

@@ -1,14 +1,16 @@
 """Which clicks are shown to the model (Eq. 6): a pure function of scores, number and generator."""
 
 import math
+import random
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
 
 import numpy as np
 
 EPSILON = 1e-6  # paper section 4.4.1
+RELEASE_SEED = 42  # of the release's sampling, the same for every shopper
 _WORDS = re.compile(r"[a-z0-9]+|[\u4e00-\u9fff]+")
 _STOP_WORDS = frozenset(["a", "an", "and", "for", "in", "is", "it", "of", "on", "or", "the", "this", "to", "with"])
 
@@ -44,7 +46,38 @@ def most_similar(scores: Sequence[float], n: int, generator: np.random.Generator
     return sorted(int(i) for i in order[:n])
 
 
-SAMPLERS: dict[str, Sampler] = {f.__name__: f for f in (by_similarity, at_random, most_similar)}
+def release(scores: Sequence[float], n: int, generator: np.random.Generator, barred: Collection[int] = ()) -> list[int]:
+    """As the authors' release samples: p_i ~ s_i, in the order drawn and always the same, whatever the generator.
+
+    Scores of which one is 0 or less are all shifted above it. A history shorter than `n` is shown whole, and then again
+    in part; `ValueError` when it has fewer than half of them. `barred` are clicks that are not to be seen (in
+    the release's evaluation, those whose title is the text to be written): others stand in for them.
+    """
+    if n == 0:
+        return []
+    num = len(scores)
+    if 2 * num < n:
+        raise ValueError(
+            f"the history has {num} clicks, expected {-(-n // 2)} or more: the release shows {n}, none three times"
+        )
+    weights = np.asarray(scores, dtype=np.float64)
+    if weights.min() <= 0:
+        weights = weights + abs(weights.min()) + EPSILON
+    # The release seeds the old global generators anew for every shopper: these two draw what those do.
+    drawing, replacing = np.random.RandomState(RELEASE_SEED), random.Random(RELEASE_SEED)
+    again = drawing.choice(num, n if num >= n else n - num, replace=False, p=weights / weights.sum())
+    chosen = [int(i) for i in again] if num >= n else [*range(num), *(int(i) for i in again)]
+    fresh = [i for i in range(num) if i not in barred and i not in chosen]
+    kept = [i for i in chosen if i not in barred]
+    for place, i in enumerate(chosen):
+        if i in barred:
+            chosen[place] = replacing.choice(fresh or kept)
+            if fresh:
+                fresh.remove(chosen[place])
+    return chosen
+
+
+SAMPLERS: dict[str, Sampler] = {f.__name__: f for f in (by_similarity, at_random, most_similar, release)}
 
 
 def similarity(texts: Sequence[str], description: str) -> list[float]:

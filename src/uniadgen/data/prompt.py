@@ -2,13 +2,16 @@
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 from transformers import PreTrainedTokenizerBase
 
 from uniadgen.config import Config
 from uniadgen.data.batch import Kind, Row
+from uniadgen.data.cutout import place, premultiplied
 
 SPECIAL_TOKENS = ("<text>", "</text>", "<image>", "</image>", "<text_ph>", "<image_ph>")
 
@@ -69,10 +72,66 @@ class Layout:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, config: Config) -> None:
         self.tokenizer = tokenizer
         self.config = config
-        self.pad_id = _id(tokenizer, tokenizer.pad_token)
+        self.pad_id = token_id(tokenizer, tokenizer.pad_token)
+        self._take_ids()
+
+    def _take_ids(self) -> None:
         self.start_text, self.end_text, self.start_image, self.end_image, self.text_ph, self.image_ph = (
-            _id(tokenizer, token) for token in SPECIAL_TOKENS
+            token_id(self.tokenizer, token) for token in SPECIAL_TOKENS
         )
+
+    @property
+    def passes(self) -> tuple[str, ...]:
+        """What is made from one prompt; where there are several, each is laid out anew with what was made before."""
+        return (self.config.data.modality,)
+
+    def branches(
+        self,
+        description: str,
+        selling_points: Sequence[str],
+        cutout: np.ndarray,
+        clicks: Sequence[Shown],
+        leave_out: str,
+        text: str | None = None,
+    ) -> tuple[Row, Row | None]:
+        """The row that the engine goes on from, and that of the other guidance branch; None where they are the same.
+
+        `leave_out` as in `GenerateConfig`; `text` is what an earlier pass wrote.
+        """
+        row = self.lay_out(description, selling_points, cutout, clicks)
+        if leave_out == "product":
+            return row, row  # they differ in their control alone
+        different = bool(clicks) or leave_out == "both"
+        return row, self.lay_out(description, selling_points, cutout, []) if different else None
+
+    def save(self, folder: Path) -> None:
+        """Writes into the folder of the weights what is needed to lay out rows, besides the recipe."""
+        self.tokenizer.save_pretrained(folder)
+
+    def is_whole(self, words: Sequence[int]) -> bool:
+        """Whether a text is at its end before the model says so by the token `end_text`."""
+        return False
+
+    def said(self, words: Sequence[int]) -> str:
+        """The text so far."""
+        return str(self.tokenizer.decode(list(words)))
+
+    def text_of(self, words: Sequence[int]) -> str:
+        """The text once it has ended."""
+        return self.said(words)
+
+    def place(self, cutout: Image.Image, side: int) -> Image.Image:
+        """The product on a transparent square canvas of `side` pixels, where it stands in the ad."""
+        return place(cutout, side)
+
+    def control(self, cutout: Image.Image) -> np.ndarray:
+        """What foreground perception reads: (4, H, W) in [0, 1], premultiplied by alpha."""
+        return premultiplied(self.place(cutout, self.config.data.image_size))
+
+    def squash(self, picture: Image.Image) -> Image.Image:
+        """A clicked picture as it is encoded, RGB."""
+        side = self.config.data.click_size
+        return picture.convert("RGB").resize((side, side), Image.Resampling.BOX)
 
     def lay_out(
         self,
@@ -90,8 +149,8 @@ class Layout:
         """
         titles = tuple(self._words(click.text)[: self.config.data.click_words] for click in clicks)
         codes = np.stack([c.codes for c in clicks]) if clicks else np.zeros((0, self.config.click_cells), np.int64)
-        row = _Writer()
-        row.write([_id(self.tokenizer, self.tokenizer.bos_token)], Kind.PROMPT)
+        row = Writer()
+        row.write([token_id(self.tokenizer, self.tokenizer.bos_token)], Kind.PROMPT)
         said, style = instruction(description, selling_points, bool(clicks), template)
         row.write(self._words(said), Kind.PROMPT)
         for token in self.tokenizer.encode(style, add_special_tokens=False):
@@ -103,10 +162,9 @@ class Layout:
                 row.write([token], Kind.PROMPT)
         if target is not None:
             self._answer(row, target)
-        click_ids = tuple(np.asarray(title, dtype=np.int64) for title in titles)
-        return Row(np.asarray(row.ids), np.asarray(row.kind), click_ids, codes.astype(np.int64), cutout)
+        return row.row(titles, codes, cutout)
 
-    def _answer(self, row: "_Writer", target: Target) -> None:
+    def _answer(self, row: "Writer", target: Target) -> None:
         if "text" in self.config.data.modality:
             row.write([self.start_text], Kind.PROMPT)
             row.write([*self._words(target.text), self.end_text], Kind.TEXT)
@@ -120,21 +178,29 @@ class Layout:
         return self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
 
 
-class _Writer:
+class Writer:
+    """Writes a row, kind by kind."""
+
     def __init__(self) -> None:
         self.ids: list[int] = []
         self.kind: list[int] = []
 
     def write(self, ids: Sequence[int] | np.ndarray, kind: Kind) -> None:
+        """Appends positions of one kind."""
         self.ids.extend(int(i) for i in ids)
         self.kind.extend([int(kind)] * len(ids))
 
+    def row(self, titles: Sequence[Sequence[int]], codes: np.ndarray, cutout: np.ndarray) -> Row:
+        """All that was written, and the clicks (N titles, codes (N, P)) and the product beside it."""
+        click_ids = tuple(np.asarray(title, dtype=np.int64) for title in titles)
+        return Row(np.asarray(self.ids), np.asarray(self.kind), click_ids, codes.astype(np.int64), cutout)
 
-def _id(tokenizer: PreTrainedTokenizerBase, token: object) -> int:
+
+def token_id(tokenizer: PreTrainedTokenizerBase, token: object, wanted: Sequence[str] = SPECIAL_TOKENS) -> int:
     """The id of a special token, read from the tokenizer and never written down; `ValueError` when it has none."""
     if not isinstance(token, str):
         raise ValueError("the tokenizer has no bos or pad token, expected both: add them before training")
     found = tokenizer.convert_tokens_to_ids(token)
     if not isinstance(found, int) or found == tokenizer.unk_token_id:
-        raise ValueError(f"the tokenizer has no token {token}, expected {', '.join(SPECIAL_TOKENS)}: add them first")
+        raise ValueError(f"the tokenizer has no token {token}, expected {', '.join(wanted)}: add them first")
     return found

@@ -44,6 +44,7 @@ class Decoder:
         self.config = config
         self.num_requests = len(seeds)
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.words: tuple[tuple[int, ...], ...] = ((),) * self.num_requests
         self.spellers: list[Speller] = []
         if config.connecting_words:
             self.spellers = [
@@ -54,25 +55,28 @@ class Decoder:
             ]
 
     @torch.no_grad()
-    def run(self, batch: Batch) -> Iterator[Progress]:
-        """Yields after every word and after every row of the picture; the last one is `done`."""
-        modality = self.layout.config.data.modality
-        fused = self.model.prefer(batch)
+    def run(self, batch: Batch, modality: str | None = None) -> Iterator[Progress]:
+        """Yields after every word and after every row of the picture; the last one is `done`.
+
+        `modality` is what to make of this batch: by default, all that the config has. A text made before stays.
+        """
+        modality = modality or self.layout.config.data.modality
+        self.num_branches = len(batch.ids) // self.num_requests
+        fused = self.model.prefer(batch, self.generators * self.num_branches)
         self._prefill(batch, fused)
-        words: list[list[int]] = [[] for _ in range(self.num_requests)]
         codes = torch.zeros(self.num_requests, 0, dtype=torch.long)
         if "text" in modality:
             for words in self._write():
-                yield Progress(tuple(map(tuple, words)), codes)
+                self.words = tuple(map(tuple, words))
+                yield Progress(self.words, codes)
         if "image" in modality:
             for codes in self._paint(self._control(batch, fused)):
-                yield Progress(tuple(map(tuple, words)), codes)
-        yield Progress(tuple(map(tuple, words)), codes, done=True)
+                yield Progress(self.words, codes)
+        yield Progress(self.words, codes, done=True)
 
     def _prefill(self, batch: Batch, fused: Fused | None) -> None:
         self.cache = DynamicCache(config=self.model.config.text_config)
         self.attend = batch.attend
-        self.num_branches = len(batch.ids) // self.num_requests
         self.model.decode(self.model.embed(batch, fused), self.attend, batch.position, None, self.cache)
 
     def _write(self) -> Iterator[list[list[int]]]:
@@ -86,7 +90,8 @@ class Decoder:
             writing = writing & (fed != end)
             if not writing.any():
                 return
-            sampled = self._sample_words(hidden, writing)
+            whole = torch.tensor([self.layout.is_whole(row) for row in words])
+            sampled = self._sample_words(hidden, writing & ~whole).masked_fill(whole, end)
             if count == self.config.max_words:
                 sampled = torch.full_like(sampled, end)
             fed = torch.where(writing, sampled, pad)

@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
+from uniadgen.model.shards import refuse_tensors
+
 Model = TypeVar("Model", bound=PreTrainedModel)
 
 
@@ -27,13 +29,7 @@ def load_base(kind: type[Model], folder: Path, new: tuple[str, ...] = (), **opti
     finally:
         logging.set_verbosity(verbosity)
     model, info = loaded
-    problems = [f"{name} is missing" for name in sorted(info["missing_keys"]) if not name.startswith(new)]
-    problems += [f"{name} is not expected" for name in sorted(info["unexpected_keys"])]
-    problems += [
-        f"{name} has shape {tuple(got)}, expected {tuple(expected)}"
-        for name, got, expected in sorted(info["mismatched_keys"])
-    ]
-    if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise ValueError(f"{folder}: {'; '.join(problems[:5])}{more}: this is not the base of the config")
+    missing = [name for name in info["missing_keys"] if not name.startswith(new)]
+    verdict = "this is not the base of the config"
+    refuse_tensors(folder, missing, info["unexpected_keys"], info["mismatched_keys"], verdict)
     return model

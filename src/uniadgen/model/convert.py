@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import JanusConfig, JanusForConditionalGeneration, LlamaConfig
 from transformers.models.janus.configuration_janus import JanusVisionConfig, JanusVQVAEConfig
 
-from uniadgen.model.shards import ShardWriter, read, read_shapes, shards
+from uniadgen.model.shards import SHARD_BYTES, ShardWriter, check_tensors, read, read_shapes, shards
 
 Tensors = Iterator[tuple[str, Tensor]]
 
@@ -148,7 +148,12 @@ def is_original(names: Mapping[str, Any]) -> bool:
 
 
 def convert_janus(
-    source: Path, out: Path, layout: str = "hf", *, shard_bytes: int = 2 * 10**9, advance: Callable[[str], None] = print
+    source: Path,
+    out: Path,
+    layout: str = "hf",
+    *,
+    shard_bytes: int = SHARD_BYTES,
+    advance: Callable[[str], None] = print,
 ) -> JanusConfig:
     """Writes a Janus checkpoint of either layout as `layout` ("hf" or "original"), shard by shard; returns its config.
 
@@ -157,19 +162,12 @@ def convert_janus(
     """
     if out.resolve() == source.resolve():
         raise ValueError(f"{out} is also what is read, expected another folder: choose another --out")
-    files = shards(source)
-    found: dict[str, Tensor] = {}
-    for name, tensor in _all(files, read_shapes):
-        if name in found:
-            raise ValueError(f"{source}: {name} stands in two shards, expected it once")
-        found[name] = tensor
-    original = is_original(found)
-    as_hf = dict(to_hf(iter(found.items()))) if original else found
+    original, as_hf = inspect(source)
     config = janus_config(source, {name: tuple(tensor.shape) for name, tensor in as_hf.items()}, original)
     check_names(source, config, as_hf)
     change = {(True, "hf"): to_hf, (False, "original"): to_original}.get((original, layout), lambda tensors: tensors)
     with ShardWriter(out, shard_bytes) as writer:
-        for name, tensor in change(_all(files, read, advance)):
+        for name, tensor in change(_all(shards(source), read, advance)):
             writer.add(name, tensor)
         if layout == "hf":
             config.save_pretrained(writer.partial)
@@ -181,6 +179,23 @@ def convert_janus(
             for path in source.glob(pattern):
                 shutil.copy(path, writer.partial)
     return config
+
+
+def inspect(source: Path) -> tuple[bool, dict[str, Tensor]]:
+    """Whether a checkpoint is of the original layout, and its tensors by Hugging Face's names, on the meta device."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in _all(shards(source), read_shapes):
+        if name in found:
+            raise ValueError(f"{source}: {name} stands in two shards, expected it once")
+        found[name] = tensor
+    original = is_original(found)
+    return original, dict(to_hf(iter(found.items()))) if original else found
+
+
+def read_as_hf(source: Path, original: bool, advance: Callable[[str], None]) -> Tensors:
+    """The tensors of a checkpoint by Hugging Face's names, one at a time; `advance` is told of each shard read."""
+    tensors = _all(shards(source), read, advance)
+    return to_hf(tensors) if original else tensors
 
 
 def _all(
@@ -195,16 +210,8 @@ def check_names(source: Path, config: JanusConfig, found: Mapping[str, Tensor]) 
     """Raises `ValueError` naming what is missing, extra or of another shape than in a Janus of that config."""
     with torch.device("meta"):
         expected = JanusForConditionalGeneration(config).state_dict()
-    problems = [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
-    problems += [f"{name} is not expected" for name in sorted(found.keys() - expected.keys())]
-    problems += [
-        f"{name} has shape {tuple(found[name].shape)}, expected {tuple(expected[name].shape)}"
-        for name in sorted(found.keys() & expected.keys())
-        if found[name].shape != expected[name].shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
-        raise ValueError(f"{source}: {'; '.join(problems[:8])}{more}: this is no Janus checkpoint that we know")
+    shapes = [{name: tensor.shape for name, tensor in tensors.items()} for tensors in (found, expected)]
+    check_tensors(source, *shapes, verdict="this is no Janus checkpoint that we know")
 
 
 def janus_config(source: Path, shapes: Mapping[str, tuple[int, ...]], original: bool) -> JanusConfig:

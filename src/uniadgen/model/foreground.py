@@ -11,6 +11,7 @@ from transformers import Dinov2Model
 
 from uniadgen.model.bases import load_base
 from uniadgen.model.configuration import UniAdGenConfig
+from uniadgen.model.shards import check_tensors
 
 
 class Foreground(nn.Module):
@@ -35,13 +36,8 @@ class Foreground(nn.Module):
         positions = "embeddings.position_embeddings"
         side = math.isqrt(expected[positions].shape[1] - 1)
         tensors[positions] = resample_positions(tensors[positions], side)
-        wrong = sorted(tensors.keys() ^ expected.keys()) or [
-            f"{name} {tuple(tensors[name].shape)}, expected {tuple(expected[name].shape)}"
-            for name in expected
-            if tensors[name].shape != expected[name].shape
-        ]
-        if wrong:
-            raise ValueError(f"{folder}: this is not the DINOv2 of the config: {', '.join(wrong[:5])}")
+        shapes = [{name: tensor.shape for name, tensor in state.items()} for state in (tensors, expected)]
+        check_tensors(folder, *shapes, verdict="this is not the DINOv2 of the config")
         self.dinov2.load_state_dict(tensors)
 
     def forward(self, cutout: Float[Tensor, "B 4 H W"]) -> Float[Tensor, "B K C"]:

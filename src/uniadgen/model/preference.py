@@ -1,6 +1,7 @@
 """Multimodal preference extraction (Eq. 7, 8): which words and patches of the history matter, fused."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,8 @@ from transformers.activations import ACT2FN
 
 from uniadgen.model.configuration import UniAdGenConfig
 from uniadgen.model.foreground import control_layers
+
+Noise = torch.Generator | Sequence[torch.Generator] | None  # one for all rows of a batch or one for each
 
 
 class Selection(NamedTuple):
@@ -71,9 +74,7 @@ class RelevanceExtractor(nn.Module):
         self.position = nn.Parameter(torch.zeros(max_tokens, size))  # restarts at every click
         self.blocks = blocks(config, config.extractor_layers)
 
-    def forward(
-        self, x: Float[Tensor, "B N L D"], valid: Bool[Tensor, "B N L"], generator: torch.Generator | None
-    ) -> Selection:
+    def forward(self, x: Float[Tensor, "B N L D"], valid: Bool[Tensor, "B N L"], generator: Noise) -> Selection:
         """Selects the most relevant tokens; padding is never selected."""
         tokens, present = x.flatten(1, 2), valid.flatten(1, 2)
         hidden = (x + along(self.position, x.shape[2])).flatten(1, 2)
@@ -87,7 +88,7 @@ class RelevanceExtractor(nn.Module):
         """What is handed on of every token."""
         return mask * tokens
 
-    def _select(self, scores: Tensor, valid: Tensor, generator: torch.Generator | None) -> Tensor:
+    def _select(self, scores: Tensor, valid: Tensor, generator: Noise) -> Tensor:
         """TK(G(.)): a hard top-K mask whose gradient is that of the (noisy) softmax."""
         noisy = scores
         if self.training or self.gumbel_at_inference:
@@ -100,9 +101,13 @@ class RelevanceExtractor(nn.Module):
         return hard + soft - soft.detach()
 
 
-def gumbel(like: Tensor, generator: torch.Generator | None) -> Tensor:
+def gumbel(like: Tensor, generator: Noise) -> Tensor:
     """Gumbel noise of a tensor's shape."""
-    uniform = torch.rand(like.shape, generator=generator, device=like.device).clamp(1e-9, 1 - 1e-7)
+    if isinstance(generator, Sequence):
+        uniform = torch.stack([torch.rand(like.shape[1:], generator=g) for g in generator]).to(like.device)
+    else:
+        uniform = torch.rand(like.shape, generator=generator, device=like.device)
+    uniform = uniform.clamp(1e-9, 1 - 1e-7)
     return -torch.log(-torch.log(uniform))
 
 
@@ -141,7 +146,7 @@ class Preference(nn.Module):
         words: Bool[Tensor, "B M T"],
         image: Float[Tensor, "B N P D"],
         clicked: Bool[Tensor, "B N"],
-        generator: torch.Generator | None = None,
+        generator: Noise = None,
     ) -> Fused:
         """Embedded titles and pictures of the clicks -> preference tokens of the same shapes.
 

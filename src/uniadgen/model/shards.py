@@ -3,7 +3,7 @@
 import json
 import pickle
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -12,6 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+NAMED = 5  # tensors that an error names at most
+SHARD_BYTES = 2 * 10**9
 STEMS = ("model.safetensors", "pytorch_model.bin")  # alone, or as shards with STEM.index.json
 
 
@@ -83,6 +85,50 @@ def read_shapes(path: Path) -> Iterator[tuple[str, Tensor]]:
         raise ValueError(f"{path}: damaged or cut short ({_first_line(error)})") from None
 
 
+def check_tensors(
+    where: Path, found: Mapping[str, Sequence[int]], expected: Mapping[str, Sequence[int]], verdict: str
+) -> None:
+    """Compares names and shapes; `ValueError` names what is missing, not expected or of another shape."""
+    refuse_tensors(
+        where,
+        expected.keys() - found.keys(),
+        found.keys() - expected.keys(),
+        [(name, found[name], expected[name]) for name in found.keys() & expected.keys()],
+        verdict,
+    )
+
+
+def refuse_tensors(
+    where: Path,
+    missing: Iterable[str],
+    extra: Iterable[str],
+    shapes: Iterable[tuple[str, Sequence[int], Sequence[int]]],
+    verdict: str,
+) -> None:
+    """`ValueError` with the first problems and `verdict`, where there are any; `shapes` are name, got, expected."""
+    problems = [f"{name} is missing" for name in sorted(missing)]
+    problems += [f"{name} is not expected" for name in sorted(extra)]
+    problems += [
+        f"{name} has shape {tuple(got)}, expected {tuple(wanted)}"
+        for name, got, wanted in sorted(shapes)
+        if tuple(got) != tuple(wanted)
+    ]
+    if problems:
+        more = f" and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
+        raise ValueError(f"{where}: {'; '.join(problems[:NAMED])}{more}: {verdict}")
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Writes a safetensors file, readable by whom the umask says; safetensors itself would keep it to its owner."""
+    path.touch()
+    mode = path.stat().st_mode
+    try:
+        save_file(dict(tensors), path, metadata={"format": "pt"})
+    except SafetensorError as error:  # how safetensors reports a disk that is full
+        raise OSError(f"{path} could not be written, is the disk full? ({_first_line(error)})") from error
+    path.chmod(mode)
+
+
 def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0][:200]
 
@@ -93,7 +139,7 @@ class ShardWriter:
     At most `shard_bytes` are held (or one larger tensor). The folder appears under its name only when all is written.
     """
 
-    def __init__(self, folder: Path, shard_bytes: int) -> None:
+    def __init__(self, folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
         self.folder, self.shard_bytes = folder, shard_bytes
         self.partial = folder.with_name(folder.name + ".partial")
         self.held: dict[str, Tensor] = {}
@@ -116,10 +162,7 @@ class ShardWriter:
         self.total += size
 
     def _flush(self) -> None:
-        try:
-            save_file(self.held, self.partial / f"{self.num_shards}.safetensors", metadata={"format": "pt"})
-        except SafetensorError as error:  # how safetensors reports a disk that is full
-            raise OSError(f"{self.partial} could not be written, is the disk full? ({_first_line(error)})") from error
+        save_tensors(self.held, self.partial / f"{self.num_shards}.safetensors")
         self.where |= dict.fromkeys(self.held, self.num_shards)
         self.held, self.num_bytes = {}, 0
         self.num_shards += 1

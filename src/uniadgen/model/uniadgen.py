@@ -17,7 +17,7 @@ from uniadgen.model import vq
 from uniadgen.model.bases import load_base
 from uniadgen.model.configuration import UniAdGenConfig
 from uniadgen.model.foreground import Foreground, ReleaseForeground, drop_rows, hook_control
-from uniadgen.model.preference import Fused, Preference, PreferenceControl, ReleasePreference, RelevanceExtractor
+from uniadgen.model.preference import Fused, Noise, Preference, PreferenceControl, ReleasePreference, RelevanceExtractor
 
 
 class Losses(NamedTuple):
@@ -108,7 +108,7 @@ class UniAdGenForConditionalGeneration(JanusForConditionalGeneration):
         rate = 1 - chance[2, :, :1] ** 2  # often nearly all of them
         return ~(hides & (chance[1] < rate))
 
-    def prefer(self, batch: Batch, generator: torch.Generator | None = None) -> Fused | None:
+    def prefer(self, batch: Batch, generator: Noise = None) -> Fused | None:
         """Preference extraction (Eq. 7, 8) over the clicks of a batch; None where nobody clicked."""
         if not batch.clicked.any():
             return None
