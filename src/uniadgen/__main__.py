@@ -1,10 +1,11 @@
-"""The command line: demo, generate, train, evaluate, convert, world."""
+"""The command line: demo, generate, train, merge, evaluate, data, convert, world."""
 
 import functools
 import json
 import sys
 from collections.abc import Callable
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +25,8 @@ app = typer.Typer(
 )
 world_app = typer.Typer(no_args_is_help=True, help="AdWorld, the synthetic shop whose right answers are known.")
 app.add_typer(world_app, name="world")
+data_app = typer.Typer(no_args_is_help=True, help="A shop's own clicks become what training reads.")
+app.add_typer(data_app, name="data")
 convert_app = typer.Typer(no_args_is_help=True, help="Checkpoints of others become folders that we can build on.")
 app.add_typer(convert_app, name="convert")
 
@@ -106,19 +109,94 @@ def generate(
 @app.command()
 @plainly
 def train(
-    name: Annotated[str, typer.Argument(help="The recipe: nano.")],
+    name: Annotated[str, typer.Argument(help="The recipe: nano from scratch; paper_1b, paper_7b on a base.")],
     out: Annotated[Path | None, typer.Option(help="The run's folder; a run that was stopped goes on there.")] = None,
+    base: Annotated[Path | None, typer.Option(help="Janus-Pro, in Hugging Face's layout.")] = None,
+    dinov2: Annotated[Path | None, typer.Option(help="DINOv2-small, in Hugging Face's layout.")] = None,
+    data: Annotated[Path | None, typer.Option(help="A store of examples: `uniadgen data encode`.")] = None,
     settings: Settings = None,
 ) -> None:
-    """Train a recipe from scratch: render AdWorld, train the VQ, then the model. Stop it at any time and run it again.
+    """Train a recipe. Stop it at any time and run it again: it goes on to the bit.
+
+    nano is trained from scratch: AdWorld is rendered, then the VQ is trained, then the model. The paper's recipes
+    fine-tune Janus-Pro, on one GPU or on several: torchrun --nproc-per-node 8 -m uniadgen train paper_7b ...
+    `--set train.dry_run=true` only says what would be trained and how much memory it takes.
 
     Example: uniadgen train nano --out runs/nano --set train.steps=500
+
+    Example: uniadgen train paper_7b --base Janus-Pro-7B --dinov2 dinov2-small --data store --out runs/own
     """
     config = override(recipe(name), parse_overrides(settings or []))
-    from uniadgen.train.nano import train_recipe
+    _needs("train", "accelerate", "peft")
+    if config.train.dry_run:
+        from uniadgen.train.memory import report
 
-    folder = train_recipe(config, out or Path("runs") / name)
-    print(f"weights: {folder}")
+        Console().print(report(config))
+    elif config.model.lora_rank == 0:
+        from uniadgen.train.nano import train_recipe
+
+        print(f"weights: {train_recipe(config, out or Path('runs') / name)}")
+    elif base is None or dinov2 is None or data is None:
+        raise ValueError(f"recipe {name} fine-tunes a base, expected --base, --dinov2 and --data")
+    else:
+        from uniadgen.train.finetune import finetune
+
+        print(f"adapter: {finetune(config, base, dinov2, data, out or Path('runs') / name)}")
+
+
+def _needs(extra: str, *modules: str) -> None:
+    """`ValueError` with the line to type where the packages of an extra are not installed."""
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        raise ValueError(f"{', '.join(missing)} not installed, expected here: pip install 'uniadgen[{extra}]'")
+
+
+@app.command()
+@plainly
+def merge(
+    adapter: Annotated[Path, typer.Argument(help="The folder `adapter` of a run.")],
+    base: Annotated[Path, typer.Option(help="The base that it was trained on.")],
+    out: Annotated[Path, typer.Option(help="The folder of weights to write.")],
+) -> None:
+    """Merge what was fine-tuned into its base: one folder of weights, for `generate`, `evaluate` and everything else.
+
+    Example: uniadgen merge runs/own/adapter --base Janus-Pro-7B --out own-7b
+    """
+    _needs("train", "peft")
+    from uniadgen.train.finetune import merge_into_base
+
+    merge_into_base(adapter, base, out)
+    print(out)
+
+
+@data_app.command()
+@plainly
+def encode(
+    examples: Annotated[Path, typer.Argument(help="JSON lines, an example each; pictures relative to the file.")],
+    base: Annotated[Path, typer.Option(help="Whose VQ codes the pictures: Janus-Pro in Hugging Face's layout.")],
+    out: Annotated[Path, typer.Option(help="The store's folder; a run that was stopped goes on there.")],
+    name: Annotated[str, typer.Option("--recipe", help="The recipe that will be trained.")] = "paper_7b",
+    settings: Settings = None,
+) -> None:
+    """Code every picture once, so that training runs neither the VQ nor SigLIP.
+
+    A line of EXAMPLES: {"product": {"cutout": ..., "description": ..., "selling_points": [...]},
+    "clicks": [{"picture": ..., "text": ...}, ...], "target": {"picture": ..., "text": ...}}
+
+    Example: uniadgen data encode clicks.jsonl --base Janus-Pro-7B --out store
+    """
+    config = override(recipe(name), parse_overrides(settings or []))
+    total = sum(1 for _ in files.read_lines(examples))
+    _needs("train", "accelerate", "peft")
+    from uniadgen.data.store import StoreWriter
+    from uniadgen.model import vq
+    from uniadgen.train.finetune import encoder
+    from uniadgen.train.log import progress_bar
+
+    writer = StoreWriter(out, config, encoder(config, base), vq.fingerprint(base))
+    with progress_bar("examples", total) as bar:
+        writer.write(files.read_examples(examples), lambda n: bar.advance(by=n))
+    print(out)
 
 
 @app.command()

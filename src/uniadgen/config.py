@@ -77,6 +77,9 @@ class ModelConfig:
     preference_control: bool = False  # the preference tokens also enter as a control, as Eq. 5 does (ours)
     gumbel_scale: float = 1.0  # size of the noise in training; with cosine scores, 1 is mostly noise
     gumbel_at_inference: bool = False  # the release: True; False so that an ad can be replayed
+    # what is trained on a base
+    lora_rank: int = 12  # LoRA on q, k, v, o of the language model (paper section 5.1; release: 16); 0: from scratch
+    lora_alpha: float = 32.0  # paper section 5.1
     # the joint loss
     text_weight: float = 1.0  # lambda_text of Eq. 4
     image_weight: float = 1.0  # lambda_img of Eq. 4
@@ -101,6 +104,7 @@ class ModelConfig:
         _expect(self.first_cells_weight >= 0, "model.first_cells_weight", self.first_cells_weight, "0 (off) or more")
         _expect(self.vq_patch % 4 == 0, "model.vq_patch", self.vq_patch, "a multiple of 4 pixels, or 0")
         _expect(self.num_layers > 1, "model.num_layers", self.num_layers, "2 or more, so that the control enters")
+        _expect(self.lora_rank >= 0, "model.lora_rank", self.lora_rank, "0 (all is trained) or more")
         for name in ("num_heads", "foreground_heads", "control_every"):
             _expect(getattr(self, name) > 0, f"model.{name}", getattr(self, name), "more than 0")
         for name in ("hidden_size", "foreground_size"):
@@ -126,6 +130,7 @@ class TrainConfig:
     clip: float = 1.0  # gradient norm
     bfloat16: bool = True  # autocast of matrix products
     checkpointing: bool = False  # recompute each layer in the backward pass: less memory, a third more arithmetic
+    dry_run: bool = False  # only say what would be trained and what memory it takes
     report_to: str = ""  # also log to a tracker of accelerate: tensorboard, wandb, mlflow, ...
     sample_every: int = 500  # steps between sample sheets
     save_every: int = 200  # steps between checkpoints

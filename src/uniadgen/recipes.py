@@ -41,8 +41,10 @@ def nano() -> Config:
             preference_heads=4,
             preference_control=True,
             gumbel_scale=0.1,
+            text_weight=2.0,
             first_cells_weight=20.0,
             code_dropout=0.25,
+            lora_rank=0,
         ),
         vq_train=TrainConfig(
             steps=4400, batch_size=12, optimizer="muon", learning_rate=3e-3, warmup=50, decay=0.6, sample_every=500
@@ -71,7 +73,10 @@ def nano() -> Config:
 
 def paper_7b() -> Config:
     """Janus-Pro-7B with our modules, as in paper section 5.1."""
-    return Config(name="paper_7b")
+    return Config(
+        name="paper_7b",
+        train=TrainConfig(learning_rate=5e-5, batch_size=4, rows_at_once=1, checkpointing=True),
+    )
 
 
 def paper_1b() -> Config:
@@ -93,6 +98,7 @@ def official_7b() -> Config:
         name="official_7b",
         data__sampler="release",
         model__variant="release",
+        model__lora_rank=16,
         model__control_every=6,
         model__control_strength=1.5,
         model__gumbel_at_inference=True,

@@ -20,7 +20,7 @@ from uniadgen.config import Config, override
 from uniadgen.model import convert
 from uniadgen.model.configuration import UniAdGenConfig, architecture
 from uniadgen.model.foreground import resample_positions
-from uniadgen.model.shards import ShardWriter, read, shards
+from uniadgen.model.shards import new_shards, read, shards
 from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration
 from uniadgen.recipes import paper_1b, paper_7b
 
@@ -325,9 +325,9 @@ def test_the_command_converts(original: Path, janus: Path, tmp_path: Path) -> No
 
 
 def test_a_conversion_that_fails_leaves_the_old_folder(tmp_path: Path) -> None:
-    with ShardWriter(tmp_path / "out", 10**6) as writer:
+    with new_shards(tmp_path / "out", 10**6) as writer:
         writer.add("old", torch.ones(3))
-    with pytest.raises(RuntimeError, match="stop"), ShardWriter(tmp_path / "out", 1):
+    with pytest.raises(RuntimeError, match="stop"), new_shards(tmp_path / "out", 1):
         raise RuntimeError("stop")
     assert list(tensors(tmp_path / "out")) == ["old"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

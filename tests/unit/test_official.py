@@ -29,7 +29,7 @@ from uniadgen.model import official
 from uniadgen.model.configuration import architecture
 from uniadgen.model.convert import convert_janus
 from uniadgen.model.foreground import resample_positions
-from uniadgen.model.shards import ShardWriter, read, shards
+from uniadgen.model.shards import new_shards, read, shards
 from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration
 from uniadgen.recipes import official_7b, paper_7b
 
@@ -51,11 +51,11 @@ def base(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base") / "hf"
     torch.manual_seed(1)
     model = UniAdGenForConditionalGeneration(architecture(config, 0))
-    with ShardWriter(folder) as writer:
+    with new_shards(folder) as writer:
         for name, tensor in model.state_dict().items():
             if name.startswith(("model.", "lm_head.")):
                 writer.add(name, tensor.bfloat16())
-        model.config.save_pretrained(writer.partial)
+        model.config.save_pretrained(writer.folder)
     given = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**given, "model_type": "janus"}))
     tokenizer = Tokenizer(models.BPE())

@@ -172,7 +172,7 @@ def test_files_can_be_read_by_whom_the_umask_says(model, layout, tmp_path: Path,
 
 
 def test_weights_in_several_shards_are_loaded(folder: Path, model) -> None:
-    with shards.ShardWriter(folder.with_name("parts"), 10**5) as writer:
+    with shards.new_shards(folder.with_name("parts"), 10**5) as writer:
         for name, tensor in model.state_dict().items():
             writer.add(name, tensor)
     (folder / WEIGHTS).unlink()

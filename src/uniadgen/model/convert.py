@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import JanusConfig, JanusForConditionalGeneration, LlamaConfig
 from transformers.models.janus.configuration_janus import JanusVisionConfig, JanusVQVAEConfig
 
-from uniadgen.model.shards import SHARD_BYTES, ShardWriter, check_tensors, read, read_shapes, shards
+from uniadgen.model.shards import SHARD_BYTES, check_tensors, new_shards, read, read_shapes, shards
 
 Tensors = Iterator[tuple[str, Tensor]]
 
@@ -166,18 +166,18 @@ def convert_janus(
     config = janus_config(source, {name: tuple(tensor.shape) for name, tensor in as_hf.items()}, original)
     check_names(source, config, as_hf)
     change = {(True, "hf"): to_hf, (False, "original"): to_original}.get((original, layout), lambda tensors: tensors)
-    with ShardWriter(out, shard_bytes) as writer:
+    with new_shards(out, shard_bytes) as writer:
         for name, tensor in change(_all(shards(source), read, advance)):
             writer.add(name, tensor)
         if layout == "hf":
-            config.save_pretrained(writer.partial)
+            config.save_pretrained(writer.folder)
         elif original and (source / "config.json").is_file():
-            shutil.copy(source / "config.json", writer.partial)
+            shutil.copy(source / "config.json", writer.folder)
         elif not original:
-            (writer.partial / "config.json").write_text(json.dumps(_original_config(config), indent=2) + "\n")
+            (writer.folder / "config.json").write_text(json.dumps(_original_config(config), indent=2) + "\n")
         for pattern in _BESIDE:
             for path in source.glob(pattern):
-                shutil.copy(path, writer.partial)
+                shutil.copy(path, writer.folder)
     return config
 
 

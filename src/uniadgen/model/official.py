@@ -15,7 +15,7 @@ from uniadgen.data.release import NEW_TOKENS, Prompts, layout_of
 from uniadgen.model.configuration import architecture
 from uniadgen.model.convert import Renaming, Tensors, inspect, joined, read_as_hf
 from uniadgen.model.foreground import resample_positions
-from uniadgen.model.shards import SHARD_BYTES, ShardWriter, check_tensors, read, read_shapes
+from uniadgen.model.shards import SHARD_BYTES, check_tensors, new_shards, read, read_shapes
 from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration
 from uniadgen.model.weights import read_tokenizer, save_settings
 
@@ -147,16 +147,16 @@ def convert_official(
     check_checkpoint(checkpoint, config, own)
     trained = {name: tensor for name, tensor in read_as_ours(checkpoint) if name not in own}
     side = math.isqrt(own[_POSITIONS][1] - 1)
-    with ShardWriter(out, shard_bytes) as writer:
+    with new_shards(out, shard_bytes) as writer:
         for name, tensor in merged(read_as_hf(base, original, advance), trained):
             writer.add(name, tensor)
         for name, tensor in read_as_ours(checkpoint):
             if name in own:
                 writer.add(name, resample_positions(tensor, side) if name == _POSITIONS else tensor)
         advance(checkpoint.name)
-        save_settings(writer.partial, model_config, layout)
+        save_settings(writer.folder, model_config, layout)
         for path in base.glob("LICENSE*"):
-            shutil.copy(path, writer.partial)
+            shutil.copy(path, writer.folder)
 
 
 def read_as_ours(checkpoint: Path) -> Tensors:

@@ -1,11 +1,12 @@
 """Checkpoints in shards: read tensor by tensor, whatever the file format, and written again in shards."""
 
+import hashlib
 import json
 import pickle
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -85,6 +86,20 @@ def read_shapes(path: Path) -> Iterator[tuple[str, Tensor]]:
         raise ValueError(f"{path}: damaged or cut short ({_first_line(error)})") from None
 
 
+def fingerprint(folder: Path, names: Sequence[str]) -> str:
+    """Tells the weights of one folder from those of another by some of their tensors; `ValueError` where one lacks."""
+    found = {name: tensor for path in shards(folder) for name, tensor in read(path) if name in names}
+    missing = sorted(set(names) - found.keys())
+    if missing:
+        raise ValueError(
+            f"{folder}: no {', '.join(missing)}, expected Hugging Face's layout: `uniadgen convert janus` makes it"
+        )
+    digest = hashlib.blake2b(digest_size=16)
+    for name in names:
+        digest.update(found[name].float().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def check_tensors(
     where: Path, found: Mapping[str, Sequence[int]], expected: Mapping[str, Sequence[int]], verdict: str
 ) -> None:
@@ -129,28 +144,33 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     path.chmod(mode)
 
 
+@contextmanager
+def in_new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which appears under its name only when all is written."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0][:200]
 
 
 class ShardWriter:
-    """Writes tensors to model-00001-of-0000N.safetensors in a folder, with an index.
+    """Writes tensors to model-00001-of-0000N.safetensors in a folder, with an index; `new_shards` makes one."""
 
-    At most `shard_bytes` are held (or one larger tensor). The folder appears under its name only when all is written.
-    """
-
-    def __init__(self, folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
+    def __init__(self, folder: Path, shard_bytes: int) -> None:
         self.folder, self.shard_bytes = folder, shard_bytes
-        self.partial = folder.with_name(folder.name + ".partial")
         self.held: dict[str, Tensor] = {}
         self.num_bytes, self.total = 0, 0
         self.where: dict[str, int] = {}  # tensor -> number of its shard
         self.num_shards = 0
-
-    def __enter__(self) -> "ShardWriter":
-        shutil.rmtree(self.partial, ignore_errors=True)
-        self.partial.mkdir(parents=True)
-        return self
 
     def add(self, name: str, tensor: Tensor) -> None:
         """Takes one tensor."""
@@ -162,33 +182,35 @@ class ShardWriter:
         self.total += size
 
     def _flush(self) -> None:
-        save_tensors(self.held, self.partial / f"{self.num_shards}.safetensors")
+        save_tensors(self.held, self.folder / f"{self.num_shards}.safetensors")
         self.where |= dict.fromkeys(self.held, self.num_shards)
         self.held, self.num_bytes = {}, 0
         self.num_shards += 1
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        try:
-            if kind is None:
-                self._flush()
-                self._finish()
-        finally:
-            shutil.rmtree(self.partial, ignore_errors=True)
-
-    def _finish(self) -> None:
+    def finish(self) -> None:
+        """Writes what is held and the index."""
+        self._flush()
         names = [f"model-{n + 1:05d}-of-{self.num_shards:05d}.safetensors" for n in range(self.num_shards)]
         if self.num_shards == 1:
             names = [STEMS[0]]
         for number, name in enumerate(names):
-            (self.partial / f"{number}.safetensors").rename(self.partial / name)
+            (self.folder / f"{number}.safetensors").rename(self.folder / name)
         if self.num_shards > 1:
             index = {
                 "metadata": {"total_size": self.total},
                 "weight_map": {tensor: names[number] for tensor, number in sorted(self.where.items())},
             }
-            path = self.partial / f"{STEMS[0]}.index.json"
+            path = self.folder / f"{STEMS[0]}.index.json"
             path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.partial.rename(self.folder)
+
+
+@contextmanager
+def new_shards(folder: Path, shard_bytes: int = SHARD_BYTES) -> Iterator[ShardWriter]:
+    """A writer of shards, of which at most `shard_bytes` are held (or one larger tensor).
+
+    The folder appears under its name only when all is written.
+    """
+    with in_new_folder(folder) as partial:
+        writer = ShardWriter(partial, shard_bytes)
+        yield writer
+        writer.finish()

@@ -64,16 +64,19 @@ class UniAdGenForConditionalGeneration(JanusForConditionalGeneration):
 
     @classmethod
     def from_base(
-        cls, config: UniAdGenConfig, janus: Path, dinov2: Path, dtype: torch.dtype = torch.float32
+        cls, config: UniAdGenConfig, janus: Path, dinov2: Path | None, dtype: torch.dtype = torch.float32
     ) -> "UniAdGenForConditionalGeneration":
         """A model to be fine-tuned: Janus and DINOv2 from their folders (Hugging Face's layout), our modules new.
+
+        Without `dinov2`, which our modules bring along once they are trained, that part is random.
 
         At first it paints and writes as Janus does, product or not: the last control layer starts at zero.
         Raises `ValueError` naming the tensors when a base is of another size than `config` says, or not complete.
         """
         ours = ("foreground.", "preference.", "preference_control.")
         model = load_base(cls, janus, ours, config=config, dtype=dtype)
-        model.foreground.load_dinov2(dinov2)
+        if dinov2 is not None:
+            model.foreground.load_dinov2(dinov2)
         last = model.foreground.control_layers[-1]
         assert isinstance(last, nn.Linear)
         nn.init.zeros_(last.weight)

@@ -1,6 +1,7 @@
 """Pictures to discrete codes and back: Janus' VQ with the quantiser it was trained with."""
 
 import math
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -9,7 +10,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
+from uniadgen.model import shards
 from uniadgen.model.configuration import UniAdGenConfig
+
+PREFIX = "model.vqmodel."  # of its tensors in a folder of weights
 
 
 def encode(vq: JanusVQVAE, pixels: Float[Tensor, "B 3 H W"]) -> Int[Tensor, "B K"]:
@@ -108,6 +112,28 @@ def use_patches(vq: JanusVQVAE, config: UniAdGenConfig) -> None:
     vq.add_module("decoder", PatchDecoder(config.vq_patch, config.vq_size, config.vq_blocks, latent))
     vq.quant_conv.reset_parameters()
     vq.post_quant_conv.reset_parameters()
+
+
+def load(config: UniAdGenConfig, folder: Path) -> JanusVQVAE:
+    """The VQ of a folder of weights (ours, or Janus in Hugging Face's layout) and nothing else of it, at rest."""
+    vq = JanusVQVAE(config.vq_config)
+    use_patches(vq, config)
+    expected = vq.state_dict()
+    found = {
+        name.removeprefix(PREFIX): tensor
+        for path in shards.shards(folder)
+        for name, tensor in shards.read(path)
+        if name.startswith(PREFIX)
+    }
+    shapes = ({name: tensor.shape for name, tensor in tensors.items()} for tensors in (found, expected))
+    shards.check_tensors(folder, *shapes, "this is not the VQ of the config")
+    vq.load_state_dict({name: tensor.float() for name, tensor in found.items()})
+    return vq.eval()
+
+
+def fingerprint(folder: Path) -> str:
+    """Tells one VQ from another by its codebook."""
+    return shards.fingerprint(folder, [f"{PREFIX}quantize.embedding.weight"])
 
 
 class VQLosses(NamedTuple):

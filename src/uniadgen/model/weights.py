@@ -10,7 +10,7 @@ from uniadgen.config import Config
 from uniadgen.data.prompt import Layout
 from uniadgen.data.release import PROMPTS, Prompts, layout_of
 from uniadgen.model.configuration import UniAdGenConfig, architecture
-from uniadgen.model.shards import STEMS, ShardWriter, check_tensors, read, read_shapes, shards
+from uniadgen.model.shards import STEMS, check_tensors, new_shards, read, read_shapes, shards
 from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration
 
 RECIPE, WEIGHTS = "recipe.json", STEMS[0]
@@ -28,10 +28,10 @@ def build(
 
 def save(folder: Path, model: UniAdGenForConditionalGeneration, layout: Layout, dtype: torch.dtype) -> None:
     """Writes a folder that `load` reads. A disk that fills up leaves no half-written folder behind."""
-    with ShardWriter(folder) as writer:
+    with new_shards(folder) as writer:
         for name, tensor in model.state_dict().items():
             writer.add(name, tensor.to(dtype))
-        save_settings(writer.partial, model.config, layout)
+        save_settings(writer.folder, model.config, layout)
 
 
 def save_settings(folder: Path, config: UniAdGenConfig, layout: Layout) -> None:

@@ -25,7 +25,7 @@ from torch.optim import Optimizer
 from transformers.models.dinov2.modeling_dinov2 import Dinov2Layer
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from uniadgen.config import TrainConfig
+from uniadgen.config import Config, TrainConfig
 from uniadgen.model.preference import Block
 from uniadgen.train.log import Metrics, progress_bar
 
@@ -77,7 +77,7 @@ class Trainer:
         if self.world > 1:
             values = {name: self.accelerator.reduce(value, "mean") for name, value in values.items()}
         found = {name: value.item() for name, value in values.items()}
-        norm = _whole(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)).item()
+        norm = whole(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)).item()
         if not all(map(torch.isfinite, map(torch.tensor, (*found.values(), norm)))):
             raise FloatingPointError(f"step {step}: the loss is {found}, the gradient's norm {norm}")
         for optimizer in self.optimizers:
@@ -208,6 +208,17 @@ def checkpoints(folder: Path) -> list[tuple[int, Path]]:
     return sorted((int(match[1]), path) for match, path in found if match)
 
 
+def keep_config(config: Config, folder: Path) -> None:
+    """Writes the config of a run into its folder; `ValueError` when the folder holds a run of another one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "recipe.json"
+    if path.exists() and Config.load(path) != config:
+        raise ValueError(
+            f"{folder} holds a run of another config, expected the same: choose another --out or delete it"
+        )
+    config.save(path)
+
+
 def learning_rate(config: TrainConfig, step: int) -> float:
     """Linear warm-up, a plateau, and a linear fall to zero over the last `decay` of the steps."""
     rise = min(1.0, (step + 1) / max(config.warmup, 1))
@@ -217,8 +228,9 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 def _accelerator(config: TrainConfig, folder: Path) -> Accelerator:
     """The processes and the trackers."""
-    tracker = {"log_with": config.report_to, "project_dir": str(folder)} if config.report_to else {}
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), **tracker)
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(), log_with=config.report_to or None, project_dir=str(folder)
+    )
     if config.report_to:
         accelerator.init_trackers("uniadgen", config=asdict(config))
     return accelerator
@@ -244,7 +256,7 @@ def _alone() -> Iterator[None]:
         yield
 
 
-def _whole(tensor: Tensor) -> Tensor:
+def whole(tensor: Tensor) -> Tensor:
     """A value that is spread over processes, on each of them."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 

@@ -18,8 +18,9 @@ from uniadgen.model import vq, weights
 from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration
 from uniadgen.pipeline import to_pictures, to_pixels
 from uniadgen.train.log import progress_bar
-from uniadgen.train.loop import train
+from uniadgen.train.loop import checkpoints, keep_config, train
 from uniadgen.train.sheet import SampleSheet, grid
+from uniadgen.train.words import start_words
 from uniadgen.world.shoppers import Shop
 
 
@@ -30,8 +31,7 @@ def train_recipe(config: Config, folder: Path) -> Path:
     """
     if config.world is None or config.vq_train is None:
         raise ValueError(f"recipe {config.name!r} fine-tunes a base model, expected one that trains from scratch: nano")
-    folder.mkdir(parents=True, exist_ok=True)
-    _keep_config(config, folder)
+    keep_config(config, folder)
     stock = _render(config, folder / "stock")
     tokenizer = _tokenizer(config, folder / "tokenizer")
     model, layout = weights.build(config, tokenizer)
@@ -41,19 +41,12 @@ def train_recipe(config: Config, folder: Path) -> Path:
     _start_codes(model)
     codes = _code_stock(config, model, stock, folder / "stock")
     rows = Rows(config, layout, AdWorldSource(config, stock, *codes))
+    if not checkpoints(folder / "model"):
+        start_words(model.get_input_embeddings().weight, rows)
     sheet = SampleSheet(model, rows, folder / "model")
     train(model, rows.batches, config.train, folder / "model", what="model", sample=sheet.draw, numbers=rows.numbers)
     weights.save(folder / "weights", model, layout, torch.float16)
     return folder / "weights"
-
-
-def _keep_config(config: Config, folder: Path) -> None:
-    path = folder / "recipe.json"
-    if path.exists() and Config.load(path) != config:
-        raise ValueError(
-            f"{folder} holds a run of another config, expected the same: choose another --out or delete it"
-        )
-    config.save(path)
 
 
 def _render(config: Config, folder: Path) -> Stock:
