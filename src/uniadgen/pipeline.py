@@ -108,7 +108,7 @@ class AdGenerator:
         shown = [self.choose(e.product, e.clicks, seed) for e, seed in zip(examples, seeds, strict=True)]
         points = [example.product.selling_points for example in examples]
         decoder = Decoder(self.model, self.layout, config, seeds, points)
-        texts: list[str | None] = [None] * len(examples)
+        texts = None
         *_, last = self.layout.passes
         for modality in self.layout.passes:
             rows = self.rows(examples, shown, config, texts)
@@ -128,14 +128,14 @@ class AdGenerator:
         examples: Sequence[Example],
         shown: Sequence[list[int]],
         config: GenerateConfig,
-        texts: Sequence[str | None],
+        texts: Sequence[str] | None = None,
     ) -> list[Row]:
         """The rows of the requests and, where guidance is on, as many of the branch that leaves something out.
 
-        `texts` are what an earlier pass wrote, None in the first.
+        `texts` are what an earlier pass wrote.
         """
         rows, others = [], []
-        for example, chosen, text in zip(examples, shown, texts, strict=True):
+        for example, chosen, text in zip(examples, shown, texts or [None] * len(examples), strict=True):
             product = example.product
             clicks = self.encode_clicks([example.clicks[i] for i in chosen])
             said = product.description, product.selling_points, self.layout.control(product.cutout), clicks
