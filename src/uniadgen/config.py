@@ -79,7 +79,7 @@ class ModelConfig:
     gumbel_at_inference: bool = False  # the release: True; False so that an ad can be replayed
     # what is trained on a base
     lora_rank: int = 12  # LoRA on q, k, v, o of the language model (paper section 5.1; release: 16); 0: from scratch
-    lora_alpha: float = 32.0  # paper section 5.1
+    lora_alpha: int = 32  # paper section 5.1
     # the joint loss
     text_weight: float = 1.0  # lambda_text of Eq. 4
     image_weight: float = 1.0  # lambda_img of Eq. 4

@@ -50,7 +50,7 @@ def nano() -> Config:
             steps=4400, batch_size=12, optimizer="muon", learning_rate=3e-3, warmup=50, decay=0.6, sample_every=500
         ),
         train=TrainConfig(
-            steps=3700,
+            steps=2800,
             batch_size=8,
             optimizer="muon",
             learning_rate=2e-3,

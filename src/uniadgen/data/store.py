@@ -11,6 +11,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import lru_cache
 from itertools import islice
@@ -81,9 +82,8 @@ class StoreWriter:
         if any(done[name] != value for name, value in self.settings.items()):
             raise ValueError(f"{folder}: was begun with {done}, expected {self.settings}: choose another folder")
         self.done = done
-        self._open()
 
-    def _open(self) -> None:
+    def _open(self, stack: ExitStack) -> None:
         """Opens every file at the end of what is whole; whatever a kill left after it is cut off."""
         ends = self.done
         self.files = {}
@@ -98,7 +98,7 @@ class StoreWriter:
             ("samples.bin", ends["sample_bytes"]),
             ("samples.idx", ends["samples"] * 8),
         ):
-            file = (self.folder / name).open("ab")
+            file = stack.enter_context((self.folder / name).open("ab"))
             if file.tell() < size:
                 raise ValueError(f"{self.folder / name}: has {file.tell()} bytes, expected {size}: it is cut short")
             file.truncate(size)
@@ -109,11 +109,11 @@ class StoreWriter:
         """Codes all examples; the first ones, of a run that was killed, are skipped. `advance` counts examples."""
         rest = islice(examples, self.done["read"], None)
         advance(self.done["read"])
-        while chunk := list(islice(rest, CHUNK)):
-            self._write_chunk(chunk)
-            advance(len(chunk))
-        for file in self.files.values():
-            file.close()
+        with ExitStack() as stack:
+            self._open(stack)
+            while chunk := list(islice(rest, CHUNK)):
+                self._write_chunk(chunk)
+                advance(len(chunk))
 
     def _write_chunk(self, examples: Sequence[Example]) -> None:
         kept = [example for example in map(self.clean, examples) if example is not None]

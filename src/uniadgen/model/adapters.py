@@ -8,7 +8,7 @@ recipe.json, tokenizer files, README.md           the resolved config, the layou
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -19,7 +19,8 @@ from transformers import AddedToken, PreTrainedTokenizerBase
 from uniadgen.config import Config, ModelConfig
 from uniadgen.data.prompt import SPECIAL_TOKENS, Layout
 from uniadgen.model import shards
-from uniadgen.model.shards import check_tensors, in_new_folder, read, save_tensors
+from uniadgen.model.official import merge_lora
+from uniadgen.model.shards import check_tensors, in_new_folder, read, save_tensors, shapes_of
 from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration
 
 # The language model's attention (paper section 5.1), and nothing of SigLIP and DINOv2, whose layers are named alike.
@@ -41,15 +42,15 @@ def with_special_tokens(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> 
     return tokenizer
 
 
-def add_trainables(model: UniAdGenForConditionalGeneration, config: ModelConfig, layout: Layout) -> None:
-    """Freezes the base and adds what is trained, in float32: LoRA, the new tokens' rows, our modules whole."""
+def add_trainables(model: UniAdGenForConditionalGeneration, config: ModelConfig, tokens: Sequence[int]) -> None:
+    """Freezes the base and adds what is trained, in float32: LoRA, the rows of the new `tokens`, our modules whole."""
     model.requires_grad_(False)
-    tokens = sorted(layout.tokenizer.convert_tokens_to_ids([*SPECIAL_TOKENS]))
+    rows = sorted(tokens)
     lora = LoraConfig(
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
         target_modules=TARGETS,
-        trainable_token_indices={"embed_tokens": tokens, "lm_head": tokens},
+        trainable_token_indices={"embed_tokens": rows, "lm_head": rows},
     )
     model.add_adapter(lora)
     for name, parameter in model.named_parameters():
@@ -128,7 +129,6 @@ def unmerge(model: UniAdGenForConditionalGeneration, folder: Path) -> None:
 def _apply(model: UniAdGenForConditionalGeneration, folder: Path, sign: int) -> None:
     config = trained_config(folder)
     state = model.state_dict()
-    scale = sign * config.model.lora_alpha / config.model.lora_rank
     rows = json.loads((folder / "adapter_config.json").read_text())["trainable_token_indices"]
     halves: dict[str, dict[str, Tensor]] = {}
     for name, tensor in _adapter(folder):
@@ -142,12 +142,11 @@ def _apply(model: UniAdGenForConditionalGeneration, folder: Path, sign: int) -> 
         raise ValueError(f"{folder / ADAPTER}: has LoRA for {len(halves)} matrices, expected {len(expected)}")
     for target, half in halves.items():
         weight = state[f"{target}.weight"]
-        weight.copy_(weight.float() + scale * (half["B"].float() @ half["A"].float()))
+        weight.copy_(merge_lora(weight, half["A"], half["B"], sign * config.model.lora_alpha))
     if sign > 0:
         ours = {name: tensor for name, tensor in state.items() if name.startswith(OURS)}
         found = dict(read(folder / MODULES))
-        shapes = ({name: tensor.shape for name, tensor in tensors.items()} for tensors in (found, ours))
-        check_tensors(folder / MODULES, *shapes, "these modules are of another model")
+        check_tensors(folder / MODULES, shapes_of(found), shapes_of(ours), "these modules are of another model")
         for name, tensor in found.items():
             ours[name].copy_(tensor)
 

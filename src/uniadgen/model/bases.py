@@ -20,6 +20,7 @@ def load_base(kind: type[Model], folder: Path, new: tuple[str, ...] = (), **opti
         raise ValueError(f"{folder}: no config.json, expected a folder in Hugging Face's layout")
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # what it would report is checked below
+    logging.disable_progress_bar()
     try:
         loaded: Any = kind.from_pretrained(
             folder, output_loading_info=True, local_files_only=True, ignore_mismatched_sizes=True, **options
@@ -28,6 +29,7 @@ def load_base(kind: type[Model], folder: Path, new: tuple[str, ...] = (), **opti
         raise ValueError(f"{folder}: {' '.join(str(error).split())}") from None
     finally:
         logging.set_verbosity(verbosity)
+        logging.enable_progress_bar()
     model, info = loaded
     missing = [name for name in info["missing_keys"] if not name.startswith(new)]
     verdict = "this is not the base of the config"

@@ -90,9 +90,9 @@ def to_ours(tensors: Tensors) -> Tensors:
         yield renamed, tensor.squeeze(0) if is_table else tensor
 
 
-def merge_lora(weight: Tensor, a: Tensor, b: Tensor) -> Tensor:
+def merge_lora(weight: Tensor, a: Tensor, b: Tensor, alpha: float = ALPHA) -> Tensor:
     """W + alpha / r B A, computed and kept in float32; r is read from the tensors (r, D) and (D, r)."""
-    return weight.float() + ALPHA / len(a) * (b.float() @ a.float())
+    return weight.float() + alpha / len(a) * (b.float() @ a.float())
 
 
 def merged(base: Tensors, own: Mapping[str, Tensor]) -> Tensors:

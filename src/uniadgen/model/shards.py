@@ -113,6 +113,11 @@ def check_tensors(
     )
 
 
+def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes, as `check_tensors` compares them."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
 def refuse_tensors(
     where: Path,
     missing: Iterable[str],

@@ -125,8 +125,9 @@ def load(config: UniAdGenConfig, folder: Path) -> JanusVQVAE:
         for name, tensor in shards.read(path)
         if name.startswith(PREFIX)
     }
-    shapes = ({name: tensor.shape for name, tensor in tensors.items()} for tensors in (found, expected))
-    shards.check_tensors(folder, *shapes, "this is not the VQ of the config")
+    shards.check_tensors(
+        folder, shards.shapes_of(found), shards.shapes_of(expected), "this is not the VQ of the config"
+    )
     vq.load_state_dict({name: tensor.float() for name, tensor in found.items()})
     return vq.eval()
 

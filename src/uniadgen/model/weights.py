@@ -10,7 +10,7 @@ from uniadgen.config import Config
 from uniadgen.data.prompt import Layout
 from uniadgen.data.release import PROMPTS, Prompts, layout_of
 from uniadgen.model.configuration import UniAdGenConfig, architecture
-from uniadgen.model.shards import STEMS, check_tensors, new_shards, read, read_shapes, shards
+from uniadgen.model.shards import STEMS, check_tensors, new_shards, read, read_shapes, shapes_of, shards
 from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration
 
 RECIPE, WEIGHTS = "recipe.json", STEMS[0]
@@ -74,9 +74,8 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 def load_weights(model: torch.nn.Module, folder: Path) -> None:
     """Copies every tensor of a folder's safetensors files into the model, strictly."""
     files, expected = shards(folder), model.state_dict()
-    found = {name: tensor.shape for path in files for name, tensor in read_shapes(path)}
-    wanted = {name: tensor.shape for name, tensor in expected.items()}
-    check_tensors(folder, found, wanted, "these weights are of another model")
+    found = {name: tensor for path in files for name, tensor in read_shapes(path)}
+    check_tensors(folder, shapes_of(found), shapes_of(expected), "these weights are of another model")
     for path in files:
         for name, tensor in read(path):
             expected[name].copy_(tensor)

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from uniadgen.config import Config
-from uniadgen.data.prompt import Layout
+from uniadgen.data.prompt import SPECIAL_TOKENS, Layout, token_id
 from uniadgen.data.rows import Rows, Share
 from uniadgen.data.store import Encode, Store
 from uniadgen.model import adapters, vq, weights
@@ -47,11 +47,14 @@ def finetune(config: Config, base: Path, dinov2: Path, data: Path, folder: Path)
 
 
 def prepare(config: Config, base: Path, dinov2: Path) -> tuple[UniAdGenForConditionalGeneration, Layout]:
-    """The model as it is before its first step, and its layout."""
+    """The model as it is before its first step, on every process alike, and its layout."""
     layout = layout_for(config, base)
     kind = torch.bfloat16 if config.train.bfloat16 else torch.float32
-    model = UniAdGenForConditionalGeneration.from_base(architecture(config, layout.pad_id), base, dinov2, dtype=kind)
-    adapters.add_trainables(model, config.model, layout)
+    sizes = architecture(config, layout.pad_id)
+    with torch.random.fork_rng():  # transformers and peft initialise from the global generator
+        torch.manual_seed(config.train.seed)
+        model = UniAdGenForConditionalGeneration.from_base(sizes, base, dinov2, dtype=kind)
+        adapters.add_trainables(model, config.model, [token_id(layout.tokenizer, token) for token in SPECIAL_TOKENS])
     drop_unused(model)
     return model, layout
 
@@ -82,7 +85,8 @@ def merge_into_base(adapter: Path, base: Path, out: Path) -> None:
 def encoder(config: Config, base: Path) -> Encode:
     """The VQ of a base as a function of pictures; they are squashed to a square, as everywhere."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = vq.load(architecture(config, pad_id=0), base).to(device)
+    network = vq.load(architecture(config, pad_id=0), base)
+    network.to(device.type)
 
     @torch.no_grad()
     def codes(pictures: Sequence[Image.Image], side: int) -> np.ndarray:

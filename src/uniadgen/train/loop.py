@@ -50,7 +50,7 @@ class Trainer:
                 "train.optimizer is 'muon', expected adamw on several processes: Muon needs whole matrices"
             )
         if config.checkpointing:
-            model.gradient_checkpointing_enable()  # pyright: ignore[reportCallIssue] - of transformers' models
+            model.activation_checkpointing_enable()  # pyright: ignore[reportCallIssue] - of transformers' models
         self.model: Any = model.to(self.accelerator.device)
         if self.world > 1:
             _shard(model, config, init_device_mesh(self.accelerator.device.type, (self.world,)))
@@ -70,7 +70,7 @@ class Trainer:
         for number, batch in enumerate(batches, start=1):
             if self.world > 1:  # gradients are exchanged once a step
                 self.model.set_requires_gradient_sync(number == len(batches))
-            with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.config.bfloat16):
+            with self.autocast():
                 losses = self.model.loss(batch, generator, *options)
             losses.total.backward()
             values = {name: values.get(name, 0) + value.detach() for name, value in losses._asdict().items()}
@@ -84,6 +84,10 @@ class Trainer:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         return found | {"norm": norm, "rate": rate}
+
+    def autocast(self) -> torch.autocast:
+        """The precision of matrix products."""
+        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.config.bfloat16)
 
     def _sizes(self, batches: Sequence[Any]) -> list[Tensor]:
         """What the losses of this step are divided by, where it is more than one batch: a mean over all of them."""
@@ -197,7 +201,8 @@ def train(
                 trainer.save(step + 1)
             if sample is not None and trainer.world == 1 and ((step + 1) % config.sample_every == 0 or last):
                 model.eval()
-                sample(step + 1)
+                with trainer.autocast():
+                    sample(step + 1)
     trainer.accelerator.end_training()
     model.eval()
 

@@ -42,7 +42,9 @@ def train_recipe(config: Config, folder: Path) -> Path:
     codes = _code_stock(config, model, stock, folder / "stock")
     rows = Rows(config, layout, AdWorldSource(config, stock, *codes))
     if not checkpoints(folder / "model"):
-        start_words(model.get_input_embeddings().weight, rows)
+        words = model.get_input_embeddings()
+        assert isinstance(words, torch.nn.Embedding)
+        start_words(words.weight, rows)
     sheet = SampleSheet(model, rows, folder / "model")
     train(model, rows.batches, config.train, folder / "model", what="model", sample=sheet.draw, numbers=rows.numbers)
     weights.save(folder / "weights", model, layout, torch.float16)
