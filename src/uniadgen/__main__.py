@@ -1,4 +1,4 @@
-"""The command line: demo, generate, train, merge, evaluate, data, convert, world."""
+"""The command line: demo, generate, train, merge, evaluate, data, bench, convert, world."""
 
 import functools
 import json
@@ -27,6 +27,8 @@ world_app = typer.Typer(no_args_is_help=True, help="AdWorld, the synthetic shop 
 app.add_typer(world_app, name="world")
 data_app = typer.Typer(no_args_is_help=True, help="A shop's own clicks become what training reads.")
 app.add_typer(data_app, name="data")
+bench_app = typer.Typer(no_args_is_help=True, help="How fast this machine is.")
+app.add_typer(bench_app, name="bench")
 convert_app = typer.Typer(no_args_is_help=True, help="Checkpoints of others become folders that we can build on.")
 app.add_typer(convert_app, name="convert")
 
@@ -251,6 +253,24 @@ def sheet(
 
     files.save_picture(out, contact_sheet(rows, columns, size, seed))
     print(out)
+
+
+@bench_app.command("train")
+@plainly
+def bench_train(
+    name: Annotated[str, typer.Option("--recipe", help="nano, paper_1b or paper_7b.")] = "nano",
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each way that are timed.")] = 5,
+    settings: Settings = None,
+) -> None:
+    """Time training steps on random weights and made-up rows in the recipe's true layout, beside a plain loop.
+
+    Example: uniadgen bench train --recipe paper_1b --set train.rows_at_once=4
+    """
+    config = override(recipe(name), parse_overrides(settings or []))
+    _needs("train", "accelerate", "peft")
+    from uniadgen.train.bench import bench_training, table
+
+    Console().print(table(config, bench_training(config, steps)))
 
 
 class JanusLayout(StrEnum):
