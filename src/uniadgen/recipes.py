@@ -50,11 +50,12 @@ def nano() -> Config:
             steps=4400, batch_size=12, optimizer="muon", learning_rate=3e-3, warmup=50, decay=0.6, sample_every=500
         ),
         train=TrainConfig(
-            steps=2800,
+            steps=3400,
             batch_size=8,
             optimizer="muon",
             learning_rate=2e-3,
             warmup=30,
+            words_only=(1104, 1904),
             decay=0.6,
             weight_decay=0.05,
             sample_every=200,

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from uniadgen.config import override
 from uniadgen.data.adworld import all_texts, example_of, needed_pictures, render_stock, shop_of
@@ -11,6 +12,7 @@ from uniadgen.data.batch import Kind
 from uniadgen.data.rows import WINDOW, Rows, Share
 from uniadgen.model import weights
 from uniadgen.train.nano import AdWorldSource, PictureBatches
+from uniadgen.train.words import start_words, together
 
 
 @pytest.fixture
@@ -125,6 +127,34 @@ def test_a_step_comes_in_batches_of_rows_at_once(rows: Rows, tiny_config) -> Non
 def test_processes_that_do_not_divide_a_step_are_refused(rows: Rows, tiny_config) -> None:
     with pytest.raises(ValueError, match="multiple of the 3 processes"):
         Rows(tiny_config, rows.layout, rows.source, Share(0, 3))
+
+
+def test_for_some_steps_texts_are_learnt_alone(rows: Rows, tiny_config) -> None:
+    changed = override(tiny_config, {"train.words_only": (WINDOW, 2 * WINDOW)})
+    some = Rows(changed, rows.layout, rows.source)
+    painted = [bool(some.batches(step)[0].image_loss.any()) for step in range(3 * WINDOW)]
+    assert painted == [True] * WINDOW + [False] * WINDOW + [True] * WINDOW
+    assert some.batches(WINDOW)[0].text_loss.any() and some.batches(WINDOW)[0].clicked.any()
+
+
+def test_words_that_shoppers_click_together_begin_alike(rows: Rows, tiny_config, model) -> None:
+    embedding = model.get_input_embeddings().weight.data.clone()
+    start_words(embedding, rows)
+    again = model.get_input_embeddings().weight.data.clone()
+    start_words(again, rows)
+    assert torch.equal(embedding, again) and embedding.isfinite().all()
+    moved = (embedding != model.get_input_embeddings().weight).any(1)
+    assert 20 < moved.sum() < len(embedding)
+
+
+def test_mutual_information_finds_who_stands_with_whom() -> None:
+    rng = np.random.default_rng(0)
+    kinds = [np.arange(1, 11), np.arange(11, 21)]  # two kinds of words; a shopper clicks one kind
+    words, met = together((rng.choice(kinds[i % 2], 6) for i in range(200)), 25)
+    assert met.nonzero()[0].tolist() == list(range(1, 21))
+    alike = words[1:21] @ words[1:21].T
+    same = np.equal.outer(np.arange(20) < 10, np.arange(20) < 10)
+    assert alike[same].min() > 0.5 and alike[~same].max() < 0.2
 
 
 def test_the_answer_of_a_row_is_what_was_clicked(rows: Rows, tiny_config) -> None:

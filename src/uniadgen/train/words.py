@@ -30,7 +30,7 @@ def together(texts: Iterable[NDArray[np.integer]], vocab_size: int) -> tuple[NDA
     The main directions of the positive pointwise mutual information of two words standing in one shopper's clicks
     (Levy and Goldberg 2014, with shoppers for windows).
     """
-    held = np.stack([np.bincount(ids, minlength=vocab_size) > 0 for ids in texts]).astype(np.float32)
+    held = np.stack([np.bincount(ids, minlength=vocab_size) > 0 for ids in texts]).astype(np.float32)  # (shoppers, V)
     both = held.T @ held
     np.fill_diagonal(both, 0)
     alone = both.sum(1, keepdims=True)
