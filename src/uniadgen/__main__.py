@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import sys
 from collections.abc import Callable
 from enum import StrEnum
@@ -143,7 +144,9 @@ def train(
     else:
         from uniadgen.train.finetune import finetune
 
-        print(f"adapter: {finetune(config, base, dinov2, data, out or Path('runs') / name)}")
+        adapter = finetune(config, base, dinov2, data, out or Path("runs") / name)
+        if os.environ.get("RANK", "0") == "0":  # one of many processes says it
+            print(f"adapter: {adapter}")
 
 
 def _needs(extra: str, *modules: str) -> None:

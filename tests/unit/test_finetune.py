@@ -1,7 +1,10 @@
 """Fine-tuning a base: what is trained and what is not, adapters there and back, memory, the commands."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -134,6 +137,10 @@ def run(base: Path, dinov2: Path, store: Path) -> Path:
     return folder
 
 
+def metrics(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "model" / "metrics.jsonl").read_text().splitlines()]
+
+
 def trained_names(model: torch.nn.Module) -> set[str]:
     return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
@@ -179,7 +186,7 @@ def test_a_step_changes_what_is_trained_and_nothing_else(run: Path, config: Conf
 
 
 def test_a_run_leaves_metrics_samples_config_and_a_card(run: Path, config: Config) -> None:
-    assert len((run / "model" / "metrics.jsonl").read_text().splitlines()) == 3
+    assert len(metrics(run)) == 3
     assert (run / "model" / "sample-000003.png").is_file()
     assert Config.load(run / "adapter" / "recipe.json") == config
     card = (run / "adapter" / "README.md").read_text()
@@ -204,6 +211,23 @@ def test_checkpointing_changes_no_gradient(
         train(model, rows.batches, changed.train, folder, what="model")
         norms.append(json.loads((folder / "metrics.jsonl").read_text())["norm"])
     assert norms[0] == pytest.approx(norms[1], rel=1e-5)
+
+
+def test_two_processes_fine_tune_in_half_precision(run: Path, base: Path, dinov2: Path, store: Path) -> None:
+    """Frozen bfloat16, trained float32, LoRA and the rows of new tokens, all of it sharded."""
+    folder = run.with_name("sharded")
+    words = ("train", "paper_7b", "--base", base, "--dinov2", dinov2, "--data", store, "--out", folder, *settings())
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "uniadgen"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launch, *map(str, words)], check=False, capture_output=True, text=True, timeout=240, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"adapter: {folder / 'adapter'}\n"
+    for alone, shared in zip(*(metrics(path) for path in (run, folder)), strict=True):
+        assert shared["total"] == pytest.approx(alone["total"], rel=0.01)  # each draws noise of its own
+    shapes = [{n: t.shape for n, t in load_file(path / "adapter" / adapters.MODULES).items()} for path in (run, folder)]
+    assert shapes[0] == shapes[1]
 
 
 # adapters there and back

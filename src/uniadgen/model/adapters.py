@@ -60,6 +60,11 @@ def add_trainables(model: UniAdGenForConditionalGeneration, config: ModelConfig,
             parameter.data = parameter.data.float()
 
 
+def is_kept(name: str, parameter: Tensor) -> bool:
+    """Whether an adapter's folder holds a parameter: what was trained, and all of our modules."""
+    return parameter.requires_grad or name.startswith(OURS)
+
+
 def fingerprint(base: Path) -> str:
     """Tells one base from another."""
     return shards.fingerprint(base, ["model.language_model.norm.weight", "model.generation_embeddings.weight"])
@@ -69,13 +74,12 @@ def save(
     folder: Path,
     model: UniAdGenForConditionalGeneration,
     layout: Layout,
-    trained: Mapping[str, Tensor],
+    values: Mapping[str, Tensor],
     base: Path,
 ) -> None:
-    """Writes the folder of an adapter, whole or not at all. `trained` are the values of all that was trained."""
-    state = model.state_dict()
-    lora = {_PREFIX + name.replace(".default", ""): t for name, t in trained.items() if not name.startswith(OURS)}
-    modules = {name: trained.get(name, tensor) for name, tensor in state.items() if name.startswith(OURS)}
+    """Writes the folder of an adapter, whole or not at all. `values` are those of all parameters that `is_kept`."""
+    lora = {_PREFIX + name.replace(".default", ""): t for name, t in values.items() if not name.startswith(OURS)}
+    modules = {name: tensor for name, tensor in values.items() if name.startswith(OURS)}
     with in_new_folder(folder) as partial:
         model.peft_config["default"].save_pretrained(str(partial))
         save_tensors(lora, partial / ADAPTER)

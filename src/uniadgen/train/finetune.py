@@ -39,10 +39,11 @@ def finetune(config: Config, base: Path, dinov2: Path, data: Path, folder: Path)
     rows = Rows(config, layout, store, share)
     sheet = SampleSheet(model, rows, folder / "model")
     train(model, rows.batches, config.train, folder / "model", what="model", sample=sheet.draw, numbers=rows.numbers)
-    trained = {name: whole(p).detach().cpu() for name, p in model.named_parameters() if p.requires_grad}
+    values = {name: whole(p).detach().cpu() for name, p in model.named_parameters() if adapters.is_kept(name, p)}
     if state.is_main_process:
-        adapters.save(folder / "adapter", model, layout, trained, base)
+        adapters.save(folder / "adapter", model, layout, values, base)
     state.wait_for_everyone()
+    state.destroy_process_group()
     return folder / "adapter"
 
 

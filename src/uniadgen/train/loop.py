@@ -203,7 +203,8 @@ def train(
                 model.eval()
                 with trainer.autocast():
                     sample(step + 1)
-    trainer.accelerator.end_training()
+    for tracker in trainer.accelerator.trackers:
+        tracker.finish()
     model.eval()
 
 
@@ -243,13 +244,11 @@ def _accelerator(config: TrainConfig, folder: Path) -> Accelerator:
 
 def _shard(model: nn.Module, config: TrainConfig, mesh: DeviceMesh) -> None:
     """FSDP2: the parameters of every layer, and those outside of layers, are spread over the processes."""
-    policy = MixedPrecisionPolicy()
-    if config.bfloat16:
-        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    kinds = {"param_dtype": torch.bfloat16, "reduce_dtype": torch.float32} if config.bfloat16 else {}
     for module in list(model.modules()):
         if isinstance(module, LAYERS):
-            fully_shard(module, mesh=mesh, mp_policy=policy)
-    fully_shard(model, mesh=mesh, mp_policy=policy)
+            fully_shard(module, mesh=mesh, mp_policy=MixedPrecisionPolicy(**kinds))
+    fully_shard(model, mesh=mesh, mp_policy=MixedPrecisionPolicy(**kinds, cast_forward_inputs=False))  # pictures stay
     register_fsdp_forward_method(model, "loss")
 
 
