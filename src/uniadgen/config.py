@@ -124,7 +124,7 @@ class TrainConfig:
     optimizer: str = "adamw"  # paper section 5.1; muon: Muon for the matrices of layers, AdamW for the rest
     learning_rate: float = 5e-5  # paper section 5.1
     warmup: int = 100  # steps of linear warm-up
-    words_only: tuple[int, int] = (0, 0)  # from and to which step texts are learnt alone: pictures drown them (ours)
+    start_words: bool = False  # words that shoppers click together begin alike; where a model is trained from scratch
     decay: float = 0.0  # last share of the steps over which the rate falls linearly to zero
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.95)

@@ -41,7 +41,6 @@ def nano() -> Config:
             preference_heads=4,
             preference_control=True,
             gumbel_scale=0.1,
-            text_weight=2.0,
             first_cells_weight=20.0,
             code_dropout=0.25,
             lora_rank=0,
@@ -50,12 +49,11 @@ def nano() -> Config:
             steps=4400, batch_size=12, optimizer="muon", learning_rate=3e-3, warmup=50, decay=0.6, sample_every=500
         ),
         train=TrainConfig(
-            steps=3400,
+            steps=3700,
             batch_size=8,
             optimizer="muon",
             learning_rate=2e-3,
             warmup=30,
-            words_only=(1104, 1904),
             decay=0.6,
             weight_decay=0.05,
             sample_every=200,

@@ -129,14 +129,6 @@ def test_processes_that_do_not_divide_a_step_are_refused(rows: Rows, tiny_config
         Rows(tiny_config, rows.layout, rows.source, Share(0, 3))
 
 
-def test_for_some_steps_texts_are_learnt_alone(rows: Rows, tiny_config) -> None:
-    changed = override(tiny_config, {"train.words_only": (WINDOW, 2 * WINDOW)})
-    some = Rows(changed, rows.layout, rows.source)
-    painted = [bool(some.batches(step)[0].image_loss.any()) for step in range(3 * WINDOW)]
-    assert painted == [True] * WINDOW + [False] * WINDOW + [True] * WINDOW
-    assert some.batches(WINDOW)[0].text_loss.any() and some.batches(WINDOW)[0].clicked.any()
-
-
 def test_words_that_shoppers_click_together_begin_alike(rows: Rows, tiny_config, model) -> None:
     embedding = model.get_input_embeddings().weight.data.clone()
     start_words(embedding, rows)
@@ -144,7 +136,7 @@ def test_words_that_shoppers_click_together_begin_alike(rows: Rows, tiny_config,
     start_words(again, rows)
     assert torch.equal(embedding, again) and embedding.isfinite().all()
     moved = (embedding != model.get_input_embeddings().weight).any(1)
-    assert 20 < moved.sum() < len(embedding)
+    assert 5 < moved.sum() < len(embedding)
 
 
 def test_mutual_information_finds_who_stands_with_whom() -> None:

@@ -128,7 +128,7 @@ OTHER_MISTAKES = [
     (("train", "nano", "--set", "world.sample_noise=2"), "sample_noise"),
     (("train", "nano", "--set", "train.save_every=0"), "train.save_every"),
     (("train", "nano", "--set", "model.num_layers=1"), "model.num_layers"),
-    (("train", "paper_7b"), "fine-tunes a base model, expected one that trains from scratch: nano"),
+    (("train", "paper_7b"), "recipe paper_7b fine-tunes a base, expected --base, --dinov2 and --data"),
     (("train", "paper_7b", "--set", "world=1"), "world"),
     (("train", "nano", "--out", "notes.txt"), "notes.txt"),
     (("evaluate", "no-model"), "no-model"),

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from uniadgen.config import Config, replace_in
+from uniadgen.config import Config
 from uniadgen.data.batch import Batch, Row, collate
 from uniadgen.data.cutout import premultiplied
 from uniadgen.data.history import SAMPLERS, similarity
@@ -61,7 +61,6 @@ class Rows:
             raise ValueError(f"train.batch_size is {size}, expected a multiple of the {world} processes: change it")
         self.config, self.layout, self.source, self.share = config, layout, source, share
         self.sampler = SAMPLERS[config.data.sampler]
-        self.words_layout = Layout(layout.tokenizer, replace_in(config, data__modality="text"))
         self._window = lru_cache(maxsize=1)(self._sorted_rows)  # of this object: it dies with its source
 
     def batches(self, step: int) -> list[Batch]:
@@ -84,15 +83,10 @@ class Rows:
 
     def _sorted_rows(self, window: int) -> list[tuple[int, Row]]:
         size = WINDOW * self.config.train.batch_size
-        first, end = self.config.train.words_only
-        layout = self.words_layout if first <= window * WINDOW < end else self.layout
-        numbers = range(window * size, (window + 1) * size)
-        rows = ((number, self.row(number, layout=layout)) for number in numbers)
+        rows = ((number, self.row(number)) for number in range(window * size, (window + 1) * size))
         return sorted(rows, key=lambda numbered: len(numbered[1].ids))
 
-    def row(
-        self, number: int, *, with_history: bool = True, with_target: bool = True, layout: Layout | None = None
-    ) -> Row:
+    def row(self, number: int, *, with_history: bool = True, with_target: bool = True) -> Row:
         """One row; template, sampled clicks and history dropout are drawn from its number."""
         rng = np.random.default_rng([self.config.train.seed, number])
         sample = self.source.sample(number)
@@ -105,4 +99,4 @@ class Rows:
         cutout = premultiplied(self.source.cutout(sample.product))
         template = int(rng.integers(1000))
         words = sample.description, sample.selling_points
-        return (layout or self.layout).lay_out(*words, cutout, shown, template=template, target=answer)
+        return self.layout.lay_out(*words, cutout, shown, template=template, target=answer)

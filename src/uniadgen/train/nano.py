@@ -41,7 +41,7 @@ def train_recipe(config: Config, folder: Path) -> Path:
     _start_codes(model)
     codes = _code_stock(config, model, stock, folder / "stock")
     rows = Rows(config, layout, AdWorldSource(config, stock, *codes))
-    if not checkpoints(folder / "model"):
+    if config.train.start_words and not checkpoints(folder / "model"):
         words = model.get_input_embeddings()
         assert isinstance(words, torch.nn.Embedding)
         start_words(words.weight, rows)

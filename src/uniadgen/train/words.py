@@ -9,15 +9,16 @@ from torch import Tensor
 
 from uniadgen.data.rows import Rows
 
-ROWS = 4000  # histories that are counted
+ROWS = 4000  # histories that are counted, at most
 DIRECTIONS = 48
 MOST = 1.5  # bound of the mutual information, or words of one phrase would drown all else
 OWN = 0.3  # share of its random start that a word keeps, to be told from its like
 
 
-def texts_clicked(rows: Rows, count: int = ROWS) -> Iterable[NDArray[np.integer]]:
+def texts_clicked(rows: Rows) -> Iterable[NDArray[np.integer]]:
     """For each of the first rows, the token ids of all that its shopper clicked: the titles shown and the target."""
-    for number in range(count):
+    train = rows.config.train
+    for number in range(min(ROWS, train.steps * train.batch_size)):
         row, sample = rows.row(number, with_target=False), rows.source.sample(number)
         if row.click_ids:
             target = rows.layout.tokenizer.encode(sample.text, add_special_tokens=False)
