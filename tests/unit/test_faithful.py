@@ -187,3 +187,16 @@ def test_no_selling_point_is_written_twice(tokenizer) -> None:
         text = tokenizer.decode(list(random_text(Speller(vocabulary, 60), rng)))
         assert all(text.count(point) <= 1 for point in points), text
         assert any(point in text for point in points)
+
+
+def test_no_connecting_word_is_written_twice_in_a_row(tokenizer) -> None:
+    rng = np.random.default_rng(4)
+    words = ("and", "plus")
+    for _ in range(100):
+        speller = Speller(Vocabulary.of(tokenizer, ["mug", "light", "safe"], words, END), 60)
+        said = tokenizer.decode(random_text(speller, rng)).split()
+        assert not any(one == other for one, other in zip(said, said[1:], strict=False)), said
+    speller = new_speller()
+    for token in (8, 9):  # a connector of two tokens
+        speller.push(token)
+    assert speller.allowed() == [1, 4, 7]

@@ -17,12 +17,17 @@ class Vocabulary:
     end: int  # the token that ends the text
     # Spellings without a space before them, which may only begin a text: words must not run into each other.
     openers: frozenset[tuple[int, ...]] = frozenset()
-    num_spellings: int = 1  # so many of `points` in a row are the same selling point
+    num_spellings: int = 1  # so many of `points`, and of `connectors`, in a row are the same piece
+
+    @property
+    def pieces(self) -> tuple[tuple[int, ...], ...]:
+        """Points, then connectors."""
+        return self.points + self.connectors
 
     def spellings_of(self, number: int) -> set[tuple[int, ...]]:
-        """All spellings of the selling point of which `points[number]` is one."""
+        """All spellings of the piece of which `pieces[number]` is one."""
         first = number - number % self.num_spellings
-        return set(self.points[first : first + self.num_spellings])
+        return set(self.pieces[first : first + self.num_spellings])
 
     @classmethod
     def of(
@@ -46,13 +51,13 @@ class Vocabulary:
 class Speller:
     """Follows one text token by token. `allowed()` are the ids that may come next; `push(id)` takes one.
 
-    No selling point is written twice. A text of at most `most` tokens ends with a whole piece and holds a selling
+    No selling point is written twice, and no connecting word twice in a row. A text of at most `most` tokens ends with a whole piece and holds a selling
     point. Raises `ValueError` where `most` tokens are too few for any.
     """
 
     def __init__(self, vocabulary: Vocabulary, most: int) -> None:
         self.vocabulary = vocabulary
-        self.pieces = vocabulary.points + vocabulary.connectors
+        self.pieces = vocabulary.pieces
         shortest = min(len(point) for point in vocabulary.points)
         if shortest > most:
             raise ValueError(
@@ -66,6 +71,7 @@ class Speller:
         self.started = False
         self.between_pieces = True
         self.said: set[tuple[int, ...]] = set()  # the points that have been written, in all their spellings
+        self.last: set[tuple[int, ...]] = set()  # the piece written last, in all its spellings
 
     def allowed(self) -> list[int]:
         """The ids that may come next; none once the text has ended."""
@@ -82,7 +88,7 @@ class Speller:
         if self.started and piece in self.vocabulary.openers:
             return False
         is_point = number < len(self.vocabulary.points)
-        if is_point and piece in self.said:
+        if piece in (self.said if is_point else self.last):
             return False
         return self.left - len(piece) >= (0 if self.said or is_point else self.shortest)
 
@@ -95,6 +101,8 @@ class Speller:
         finished = {p for p, written in reached if written == len(self.pieces[p])}
         self.open = {(p, written) for p, written in reached if p not in finished}
         self.between_pieces = bool(finished)
+        if finished:
+            self.last = set().union(*map(self.vocabulary.spellings_of, finished))
         for point in finished:
             if point < len(self.vocabulary.points):
                 self.said |= self.vocabulary.spellings_of(point)
