@@ -35,13 +35,13 @@ app.add_typer(convert_app, name="convert")
 
 
 def plainly(command: Callable[..., None]) -> Callable[..., None]:
-    """Bad input and a full disk end in one clear line and exit code 2, never in a traceback."""
+    """Bad input, a full disk, a loss that is no number: one clear line and exit code 2, never a traceback."""
 
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, FloatingPointError) as error:
             name = (
                 f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
             )

@@ -101,6 +101,10 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     try:
         write(partial)
         os.replace(partial, path)
+    except OSError as error:
+        if error.filename is None and error.errno is not None:  # a full disk does not say which file it was
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

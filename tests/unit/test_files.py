@@ -213,3 +213,13 @@ def test_a_folder_is_no_output(tmp_path: Path) -> None:
     (tmp_path / "ad.png").mkdir()
     with pytest.raises(ValueError, match=r"ad.png"):
         check_output(tmp_path / "ad.png")
+
+
+def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path: Path) -> None:
+    def full(partial: Path) -> None:
+        partial.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as Pillow raises it
+
+    with pytest.raises(OSError, match=r"No space left on device: '.*ad\.png'"):
+        write_whole(tmp_path / "ad.png", full)
+    assert not list(tmp_path.iterdir())

@@ -1,5 +1,6 @@
 """The training loop, one for everything with `.loss(batch)`: resumable to the bit, on one process or many."""
 
+import math
 import os
 import re
 import shutil
@@ -78,7 +79,7 @@ class Trainer:
             values = {name: self.accelerator.reduce(value, "mean") for name, value in values.items()}
         found = {name: value.item() for name, value in values.items()}
         norm = whole(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)).item()
-        if not all(map(torch.isfinite, map(torch.tensor, (*found.values(), norm)))):
+        if not all(map(math.isfinite, (*found.values(), norm))):
             raise FloatingPointError(f"step {step}: the loss is {found}, the gradient's norm {norm}")
         for optimizer in self.optimizers:
             optimizer.step()
