@@ -51,8 +51,8 @@ class Vocabulary:
 class Speller:
     """Follows one text token by token. `allowed()` are the ids that may come next; `push(id)` takes one.
 
-    No selling point is written twice, and no connecting word twice in a row. A text of at most `most` tokens ends with a whole piece and holds a selling
-    point. Raises `ValueError` where `most` tokens are too few for any.
+    No selling point is written twice, and no connecting word twice in a row. A text of at most `most` tokens ends with
+    a whole piece and holds a selling point. Raises `ValueError` where `most` tokens are too few for any.
     """
 
     def __init__(self, vocabulary: Vocabulary, most: int) -> None:
