@@ -1,4 +1,4 @@
-"""The command line: demo, generate, train, evaluate, convert, world."""
+"""The command line: demo, generate, data, train, evaluate, convert, world."""
 
 import functools
 import json
@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from uniadgen import files
-from uniadgen.config import override, parse_overrides
+from uniadgen.config import DatasetConfig, override, parse_overrides
 from uniadgen.recipes import recipe
 
 app = typer.Typer(
@@ -26,6 +26,11 @@ world_app = typer.Typer(no_args_is_help=True, help="AdWorld, the synthetic shop 
 app.add_typer(world_app, name="world")
 convert_app = typer.Typer(no_args_is_help=True, help="Checkpoints of others become folders that we can build on.")
 app.add_typer(convert_app, name="convert")
+data_app = typer.Typer(no_args_is_help=True, help="Click logs and catalogues become datasets in the form of PAd1M.")
+app.add_typer(data_app, name="data")
+
+# The module that is missing -> the extra that brings it.
+EXTRAS = {"duckdb": "data", "pyarrow": "data", "fsspec": "data", "aiohttp": "data", "matplotlib": "data", "ray": "ray"}
 
 
 def plainly(command: Callable[..., None]) -> Callable[..., None]:
@@ -40,6 +45,12 @@ def plainly(command: Callable[..., None]) -> Callable[..., None]:
                 f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
             )
             print(f"uniadgen: {' '.join(name.split())}", file=sys.stderr)
+            raise typer.Exit(2) from None
+        except ModuleNotFoundError as error:
+            if error.name not in EXTRAS:
+                raise
+            install = f"pip install 'uniadgen[{EXTRAS[error.name]}]'"
+            print(f"uniadgen: {error.name} is not installed, expected for this command: {install}", file=sys.stderr)
             raise typer.Exit(2) from None
 
     return wrapped
@@ -173,6 +184,127 @@ def sheet(
 
     files.save_picture(out, contact_sheet(rows, columns, size, seed))
     print(out)
+
+
+@world_app.command()
+@plainly
+def log(
+    out: Annotated[Path, typer.Argument(help="The folder to write: events, creatives, products.")],
+    clicks: Annotated[int, typer.Option(min=1, help="How many clicks; one shopper for 17 of them.")] = 10_000,
+    language: Annotated[str, typer.Option(help="Of all texts: en or zh.")] = "en",
+    names_only: Annotated[
+        bool, typer.Option("--names-only", help="Short names instead of sentences, for shops of millions of products.")
+    ] = False,
+    pictures: Annotated[int, typer.Option(min=0, max=1024, help="Side of the pictures to render; 0: none.")] = 0,
+    settings: Settings = None,
+) -> None:
+    """Write a click log of AdWorld's shoppers, in the form that `uniadgen data build` reads.
+
+    Example: uniadgen world log logs/small --clicks 5000 --pictures 48
+    """
+    world = override(recipe("nano"), parse_overrides(settings or [])).world
+    assert world is not None, "nano is trained on AdWorld"
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out}: is not empty: choose another folder")
+    from uniadgen.data.adworld import shop_of
+    from uniadgen.data.worldlog import write_log
+    from uniadgen.train.log import progress_bar
+
+    with progress_bar("clicks", clicks) as bar:
+        write_log(
+            shop_of(world),
+            out,
+            clicks,
+            language=language,
+            names_only=names_only,
+            picture_size=pictures,
+            advance=lambda rows: bar.advance(by=rows),
+        )
+    print(out)
+
+
+Log = Annotated[Path, typer.Argument(help="The folder of the log: events, creatives, products (Parquet, CSV, JSONL).")]
+DataSettings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change a knob or map a column: build.min_clicks=8, events.user_id=member. Repeatable."),
+]
+Key = Annotated[
+    Path | None,
+    typer.Option(
+        help="The file of the key that makes pseudonyms. Default: beside OUT, with the ending .key; made once."
+    ),
+]
+Processes = Annotated[int, typer.Option(min=1, max=1024, help="Processes on this machine; the result is the same.")]
+Ray = Annotated[str | None, typer.Option(help="Run on a Ray cluster instead: its address, or `local` to start one.")]
+
+
+@data_app.command()
+@plainly
+def build(
+    log: Log,
+    out: Annotated[Path, typer.Argument(help="The dataset's folder; a build that was stopped goes on there.")],
+    key: Key = None,
+    processes: Processes = 2,
+    ray: Ray = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Write nothing; estimate time, disk and memory from a sample.")
+    ] = False,
+    settings: DataSettings = None,
+) -> None:
+    """Build a dataset from a click log: clean, draw targets and histories, split, count and list what was dropped.
+
+    Stop it at any time and run it again; the dataset has the same bytes. Its README.md is the data card.
+
+    Example: uniadgen data build logs/small data/small --set build.min_clicks=8
+    """
+    config = override(DatasetConfig(), parse_overrides(settings or []))
+    from uniadgen.data import build as building
+
+    if dry_run:
+        from uniadgen.data.estimate import estimate
+
+        print(estimate(log, config, processes))
+        return
+    with building.where(processes, ray) as execute:
+        manifest = building.build(log, out, config, building.read_key(key, out), execute, _rows)
+    print(f"{manifest['samples']:,} samples: {out}")
+
+
+@data_app.command()
+@plainly
+def forget(
+    out: Annotated[Path, typer.Argument(help="The folder of a finished dataset.")],
+    users: Annotated[list[str], typer.Argument(help="Ids of the users to delete, as the log has them.")],
+    key: Key = None,
+    processes: Processes = 2,
+    ray: Ray = None,
+) -> None:
+    """Delete users from a dataset; only their partitions are made again."""
+    from uniadgen.data import build as building
+
+    with building.where(processes, ray) as execute:
+        manifest = building.forget(out, users, building.read_key(key, out, make=False), execute, _rows)
+    print(f"{manifest['samples']:,} samples: {out}")
+
+
+@data_app.command()
+@plainly
+def validate(log: Log, settings: DataSettings = None) -> None:
+    """Say column by column what is wrong with a log, and what `build` will do about it. Writes nothing.
+
+    Example: uniadgen data validate logs/small --set events.user_id=member
+    """
+    config = override(DatasetConfig(), parse_overrides(settings or []))
+    from uniadgen.data.validate import findings, table
+
+    found = findings(log, config, _rows)
+    Console().print(table(found))
+
+
+def _rows(what: str, total: int) -> Any:
+    from uniadgen.train.log import progress_bar
+
+    return progress_bar(what, total, unit="rows")
 
 
 class JanusLayout(StrEnum):
