@@ -259,6 +259,7 @@ def build(
     """
     config = override(DatasetConfig(), parse_overrides(settings or []))
     from uniadgen.data import build as building
+    from uniadgen.data import plan
 
     if dry_run:
         from uniadgen.data.estimate import estimate
@@ -266,7 +267,7 @@ def build(
         print(estimate(log, config, processes))
         return
     with building.where(processes, ray) as execute:
-        manifest = building.build(log, out, config, building.read_key(key, out), execute, _rows)
+        manifest = building.build(log, out, config, plan.read_key(key, out), execute, _rows)
     print(f"{manifest['samples']:,} samples: {out}")
 
 
@@ -281,9 +282,10 @@ def forget(
 ) -> None:
     """Delete users from a dataset; only their partitions are made again."""
     from uniadgen.data import build as building
+    from uniadgen.data import plan
 
     with building.where(processes, ray) as execute:
-        manifest = building.forget(out, users, building.read_key(key, out, make=False), execute, _rows)
+        manifest = building.forget(out, users, plan.read_key(key, out, make=False), execute, _rows)
     print(f"{manifest['samples']:,} samples: {out}")
 
 

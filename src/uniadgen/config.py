@@ -294,6 +294,11 @@ class DatasetConfig:
     creatives: CreativeColumns = field(default_factory=CreativeColumns)
     products: ProductColumns = field(default_factory=ProductColumns)
 
+    @staticmethod
+    def of(values: Mapping[str, Any], where: str) -> "DatasetConfig":
+        """The config whose fields `dataclasses.asdict` gave; a field unknown or missing is an error at `where`."""
+        return _build(DatasetConfig, values, where)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:

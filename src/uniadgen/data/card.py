@@ -8,15 +8,17 @@ from typing import Any, NamedTuple
 import matplotlib as mpl
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from uniadgen.config import DatasetConfig
 from uniadgen.data.clean import REASONS
 from uniadgen.data.whole import write_whole
 
+pc: Any = pyarrow.compute  # makes its functions when it is imported, unseen by type checkers
 Counts = NDArray[np.int64]
 
 MOST_CATEGORIES = 40  # Fig. 2(c)
@@ -90,11 +92,15 @@ def write_card(folder: Path, config: DatasetConfig, manifest: dict[str, Any]) ->
 
 
 def _text(config: DatasetConfig, manifest: dict[str, Any], contents: Contents) -> str:
-    build, users, clicks = config.build, len(contents.clicks), int(contents.clicks.sum())
-    quarters = np.quantile(contents.clicks, [0, 0.25, 0.5, 0.75, 1], method="lower").astype(int) if users else [0] * 5
-    kept = contents.per_creative[contents.per_creative > 0]
-    scope = "all other clicks" if build.history_scope == "all" else "only the clicks before the target"
-    lines = [
+    parts = (_scale_text(contents), _how(config, contents), _dropped(manifest), _category_text(contents.categories))
+    return "\n".join(line for part in (*parts, _privacy(config, contents, manifest["content"])) for line in (*part, ""))
+
+
+def _scale_text(contents: Contents) -> list[str]:
+    users, clicks = len(contents.clicks), int(contents.clicks.sum())
+    quarters = np.quantile(contents.clicks, [0, 0.25, 0.5, 0.75, 1], method="lower") if users else np.zeros(5)
+    least, *middle, most = (f"{int(value):,}" for value in quarters)
+    return [
         "# Data card",
         "",
         "Users with a target click, their other clicks, and what the seller says of the target's product: the form of",
@@ -105,29 +111,37 @@ def _text(config: DatasetConfig, manifest: dict[str, Any], contents: Contents) -
         f"| users, one sample each | {users:,} | {PAD1M['users']:,} |",
         f"| clicks in samples | {clicks:,} | {PAD1M['clicks']:,} |",
         f"| clicks per user | {clicks / max(1, users):.1f} | {PAD1M['clicks'] / PAD1M['users']:.1f} |",
-        f"| products clicked | {int((contents.products > 0).sum()):,} | {PAD1M['products']:,} (of the dataset) |",
-        f"| creatives clicked | {len(kept):,} | |",
+        f"| products clicked | {int((contents.products > 0).sum()):,} | {PAD1M['products']:,} (in the dataset) |",
+        f"| creatives clicked | {int((contents.per_creative > 0).sum()):,} | |",
         "",
-        "Clicks per user: "
-        + ", ".join(
-            f"{name} {value:,}"
-            for name, value in zip(("least", "quarter", "half", "three quarters", "most"), quarters, strict=True)
-        )
-        + ".",
+        f"Clicks per user: from {least} to {most}; quartiles {', '.join(middle)}.",
         "",
         "![clicks per user and users per creative](histograms.png) ![scale](scale.png)",
-        "",
+    ]
+
+
+def _how(config: DatasetConfig, contents: Contents) -> list[str]:
+    build = config.build
+    scope = "all other clicks" if build.history_scope == "all" else "the clicks before the target"
+    checked = "each one was decoded to its end" if build.pictures == "check" else "not looked at"
+    most = f"at most {build.max_history} of the most recent" if build.max_history else "however many there are"
+    return [
         "## How it was built",
         "",
-        f"* A user has clicked at least {build.min_clicks} different creatives; one random click is the target, drawn from seed {build.seed}.",
-        f"* The history is {scope}, never the target's creative, at most {build.max_history or 'all'} of the most recent, oldest first.",
-        f"* Splits by user: {', '.join(f'{name} {count:,}' for name, count in contents.splits.items())}."
-        f" Of the creatives in the test split, {contents.seen:.1%} are in the training split, too.",
-        f"* Pictures: {'each one was decoded to its end' if build.pictures == 'check' else 'not looked at (build.pictures = skip)'}.",
-        "",
+        f"* A user has clicked at least {build.min_clicks} different creatives. One random click is the target (seed",
+        f"  {build.seed}).",
+        f"* The history is {scope}, never the target's creative, {most}, oldest first.",
+        f"* Splits by user: {', '.join(f'{name} {count:,}' for name, count in contents.splits.items())}.",
+        f"  Of the creatives in the test split, {contents.seen:.1%} are in the training split, too.",
+        f"* Pictures: {checked}.",
+    ]
+
+
+def _dropped(manifest: dict[str, Any]) -> list[str]:
+    lines = [
         "## What was dropped",
         "",
-        "Every dropped row is listed in `dropped/` by file, row (Parquet, from 0) or line (CSV, JSONL, from 1), and reason.",
+        "`dropped/` lists every dropped row: its file, its row (Parquet, from 0) or line (CSV, JSONL, from 1), and why.",
         "",
         "| table | rows read | reason | rows dropped | share | meaning |",
         "|---|---|---|---|---|---|",
@@ -135,37 +149,47 @@ def _text(config: DatasetConfig, manifest: dict[str, Any], contents: Contents) -
     for table, counts in manifest["dropped"].items():
         rows = manifest["read"][table]
         for reason, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
-            lines.append(
-                f"| {table} | {rows:,} | {reason} | {count:,} | {count / max(1, rows):.2%} | {REASONS[reason].meaning} |"
-            )
+            share, meaning = count / max(1, rows), REASONS[reason].meaning
+            lines.append(f"| {table} | {rows:,} | {reason} | {count:,} | {share:.2%} | {meaning} |")
         lines += [] if counts else [f"| {table} | {rows:,} | | 0 | | |"]
-    lines += ["", "## Categories", ""]
-    if contents.categories:
-        top = list(contents.categories.items())[:MOST_CATEGORIES]
-        lines += [f"{len(contents.categories):,} categories of targets; the {len(top)} most frequent:", ""]
-        lines += ["![treemap of categories](categories.png)", "", "| category | samples |", "|---|---|"]
-        lines += [f"| {name.replace('|', '/')} | {count:,} |" for name, count in top]
-    else:
-        lines += ["The products came without categories."]
-    rare = {k: int((kept < k).sum()) for k in (2, 5, 10)}
-    lines += [
+    return lines
+
+
+def _category_text(categories: dict[str, int]) -> list[str]:
+    if not categories:
+        return ["## Categories", "", "The products came without categories, or there is no sample."]
+    top = list(categories.items())[:MOST_CATEGORIES]
+    return [
+        "## Categories",
         "",
+        f"{len(categories):,} categories of targets; the {len(top)} most frequent:",
+        "",
+        "![treemap of categories](categories.png)",
+        "",
+        "| | category | samples |",
+        "|---|---|---|",
+        *(f"| {n} | {name.replace('|', '/')} | {count:,} |" for n, (name, count) in enumerate(top, start=1)),
+    ]
+
+
+def _privacy(config: DatasetConfig, contents: Contents, content: str) -> list[str]:
+    kept = contents.per_creative[contents.per_creative > 0]
+    build = config.build
+    return [
         "## Privacy",
         "",
-        "Samples hold neither user ids nor times, only the order of clicks. The folder `work` does hold both, the ids as keyed",
-        "hashes: it stays with the owner of the log and is never part of what is passed on. Pseudonymous is not anonymous: a",
-        "long history can tell who a person is.",
+        "Samples hold neither user ids nor times, only the order of clicks. The folder `work` holds both, the ids as",
+        "keyed hashes: it stays with the owner of the log and is never part of what is passed on. Pseudonymous is not",
+        "anonymous: a long history can tell who a person is.",
         "",
         "| creatives clicked by fewer users than | share of creatives in samples |",
         "|---|---|",
-        *(f"| {k} | {count / max(1, len(kept)):.1%} |" for k, count in rare.items()),
+        *(f"| {k} | {float((kept < k).sum()) / max(1, len(kept)):.1%} |" for k in (2, 5, 10)),
         "",
         f"`build.min_users` is {build.min_users}. Denied categories: {', '.join(build.deny_categories) or 'none'}.",
         "",
-        f"Content hash: `{manifest['content']}` (equal for equal samples, however they lie in files).",
-        "",
+        f"Content hash: `{content}` (equal for equal samples, however they lie in files).",
     ]
-    return "\n".join(lines)
 
 
 # pictures
@@ -213,10 +237,11 @@ def _categories(contents: Contents) -> Figure | None:
     figure, axis = _figure(9, 5)
     for number, (name, (x, y, width, height)) in enumerate(zip(names, treemap(sizes, 9, 5), strict=True)):
         colour = mpl.colormaps["tab20"](number % 20)
-        axis.add_patch(mpl.patches.Rectangle((x, y), width, height, facecolor=colour, edgecolor=_PAPER, linewidth=2))
+        axis.add_patch(Rectangle((x, y), width, height, facecolor=colour, edgecolor=_PAPER, linewidth=2))
         letters = max(3, int(width * 9))
-        label = name if len(name) <= letters else f"{name[: letters - 1]}…"
-        if height > 0.2 and width > 0.35 and label.isascii():
+        label = name if len(name) <= letters else f"{name[: letters - 1]}..."
+        label = label if label.isascii() else str(number + 1)  # matplotlib's own font knows no Chinese
+        if height > 0.2 and width > 0.35:
             axis.text(x + width / 2, y + height / 2, label, ha="center", va="center", fontsize=8, clip_on=True)
     axis.set(xlim=(0, 9), ylim=(0, 5))
     axis.axis("off")

@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 from numpy.typing import NDArray
 
 from uniadgen.config import BuildConfig
 from uniadgen.data.clicklog import Block, Ids
 from uniadgen.world.counters import What, bits
 
+pc: Any = pyarrow.compute  # makes its functions when it is imported, unseen by type checkers
 Flags = NDArray[np.bool_]
 Codes = NDArray[np.uint8]
 

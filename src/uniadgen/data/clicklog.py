@@ -14,6 +14,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ TABLES = ("products", "creatives", "events")
 ENDINGS = (".parquet", ".csv", ".jsonl")
 OPTIONAL = {("products", "image"), ("products", "category")}
 BLOCK = 100_000  # lines of a CSV or JSONL file that are turned into columns at once
+_NOWHERE = np.array([], np.int64)
 LONGEST_LINE = 10_000_000  # characters; a longer line of CSV or JSONL is no row
 
 
@@ -141,10 +143,12 @@ def read(piece: Piece, config: DatasetConfig, only: Sequence[str] = ()) -> Itera
     if only:
         columns = {name: own for name, own in columns.items() if name in only}
     if path.suffix == ".parquet":
-        yield from _read_parquet(piece, columns, config.build.rows_per_task)
+        blocks = _read_parquet(piece, columns, config.build.rows_per_task)
     else:
         lines = _csv_rows(path) if path.suffix == ".csv" else _json_rows(path)
-        yield from _read_lines(lines, columns, min(BLOCK, config.build.rows_per_task), config.build.points_separator)
+        blocks = _read_lines(lines, columns, min(BLOCK, config.build.rows_per_task), config.build.points_separator)
+    empty = Block(_NOWHERE, {name: pa.array([], pa.string()) for name in columns}, _NOWHERE)
+    yield from chain([next(blocks, empty)], blocks)
 
 
 def _read_parquet(piece: Piece, columns: Mapping[str, str], size: int) -> Iterator[Block]:
@@ -155,7 +159,7 @@ def _read_parquet(piece: Piece, columns: Mapping[str, str], size: int) -> Iterat
             places = np.arange(start, start + batch.num_rows)
             start += batch.num_rows
             arrays = {name: _decoded(batch.column(own)) for name, own in columns.items()}
-            yield Block(places, arrays, np.array([], np.int64))
+            yield Block(places, arrays, _NOWHERE)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{piece.path}: damaged after row {start} ({error}): write it again or take it out") from None
 
