@@ -291,16 +291,21 @@ def forget(
 
 @data_app.command()
 @plainly
-def validate(log: Log, settings: DataSettings = None) -> None:
+def validate(log: Log, processes: Processes = 2, settings: DataSettings = None) -> None:
     """Say column by column what is wrong with a log, and what `build` will do about it. Writes nothing.
 
     Example: uniadgen data validate logs/small --set events.user_id=member
     """
     config = override(DatasetConfig(), parse_overrides(settings or []))
-    from uniadgen.data.validate import findings, table
+    from uniadgen.data import build as building
+    from uniadgen.data.validate import findings, table_of
 
-    found = findings(log, config, _rows)
-    Console().print(table(found))
+    with building.where(processes, None) as execute:
+        found = findings(log, config, execute, _rows)
+    if found:
+        Console().print(table_of(found))
+    else:
+        print("no row is dropped")
 
 
 def _rows(what: str, total: int) -> Any:

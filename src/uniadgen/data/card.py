@@ -41,11 +41,10 @@ def contents_of(folder: Path) -> Contents:
     """Reads the whole dataset's numbers; its words stay on disk."""
     samples = pq.read_table(folder / "samples", columns=["split", "target", "history"])
     product = pq.read_table(folder / "creatives", columns=["product"])["product"].to_numpy()
-    schema = pq.read_schema(next((folder / "products").glob("*.parquet")))
     targets = samples["target"].to_numpy()
     histories = pc.list_flatten(samples["history"]).to_numpy()
     lengths = pc.list_value_length(samples["history"]).to_numpy()
-    num_products = pq.ParquetDataset(folder / "products").read(columns=["product_id"]).num_rows
+    category = pq.read_table(folder / "products", columns=["category"])["category"]
     names = samples["split"].to_pylist()
     in_train, in_test = (
         _used(len(product), targets, histories, lengths, np.array([name == split for name in names], bool))
@@ -53,16 +52,15 @@ def contents_of(folder: Path) -> Contents:
     )
     per_creative = np.bincount(np.concatenate([targets, histories]), minlength=len(product))
     categories: dict[str, int] = {}
-    if "category" in schema.names:
-        column = pq.read_table(folder / "products", columns=["category"])["category"]
-        chosen = pc.fill_null(column.take(pa.array(product[targets])), "(none)")
+    if category.null_count < len(category):
+        chosen = pc.fill_null(category.take(pa.array(product[targets])), "(none)")
         found = [(str(entry["values"]), int(entry["counts"])) for entry in pc.value_counts(chosen).to_pylist()]
         categories = dict(sorted(found, key=lambda pair: (-pair[1], pair[0])))
     return Contents(
         splits={split: names.count(split) for split in ("train", "validation", "test")},
         clicks=lengths.astype(np.int64) + 1,
         per_creative=per_creative,
-        products=np.bincount(product, weights=per_creative, minlength=num_products).astype(np.int64),
+        products=np.bincount(product, weights=per_creative, minlength=len(category)).astype(np.int64),
         categories=categories,
         seen=float((in_train & in_test).sum() / max(1, in_test.sum())),
     )

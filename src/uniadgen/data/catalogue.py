@@ -163,6 +163,8 @@ def _write_kept(path: Path, plan: Plan, piece: Piece, kept: pa.Table) -> None:
             columns = {name: column.cast(pa.string()) for name, column in columns.items()}
             if points is not None:
                 columns["selling_points"] = clean.points_of(points, plan.config.build.points_separator)
+            for _, name in (column for column in clicklog.OPTIONAL if column[0] == piece.table):
+                columns.setdefault(name, pa.nulls(mask.true_count, pa.string()))
             if piece.table == "creatives":
                 del columns["product_id"]
                 columns["product"] = kept["product"].slice(done, len(columns["text"])).combine_chunks()

@@ -27,7 +27,7 @@ class Reason(NamedTuple):
     """Why a row is dropped: the table and column at fault, what is wrong, and whether the file is to blame."""
 
     table: str
-    column: str
+    column: str  # or id, words: `column_at_fault` tells the column of a table
     meaning: str
     broken: bool = False  # malformed, rather than merely not wanted
 
@@ -50,15 +50,15 @@ REASONS: dict[str, Reason] = {
     "inactive_user": Reason("events", "user_id", "too few different creatives clicked: build.min_clicks"),
     "after_target": Reason("events", "timestamp", "later than the target (build.history_scope = before_target)"),
     "older_than_history": Reason("events", "timestamp", "beyond the build.max_history most recent clicks"),
-    "no_id": Reason("creatives, products", "its id", "missing", True),
-    "fractional_id": Reason("creatives, products", "its id", "a number that is not whole", True),
-    "duplicate_id": Reason("creatives, products", "its id", "the id of an earlier row, which stays", True),
+    "no_id": Reason("creatives, products", "id", "missing", True),
+    "fractional_id": Reason("creatives, products", "id", "a number that is not whole", True),
+    "duplicate_id": Reason("creatives, products", "id", "the id of an earlier row, which stays", True),
     "no_product": Reason("creatives", "product_id", "missing or no whole number", True),
     "unknown_product": Reason("creatives", "product_id", "not in the table of products"),
     "dropped_product": Reason("creatives", "product_id", "in the table of products, but dropped there"),
-    "no_text": Reason("creatives, products", "text, description", "missing or blank", True),
-    "undecodable_text": Reason("creatives, products", "text, description", "not UTF-8", True),
-    "long_text": Reason("creatives, products", "text, description", "longer than build.max_characters", True),
+    "no_text": Reason("creatives, products", "words", "missing or blank", True),
+    "undecodable_text": Reason("creatives, products", "words", "not UTF-8", True),
+    "long_text": Reason("creatives, products", "words", "longer than build.max_characters", True),
     "no_selling_points": Reason("products", "selling_points", "none that is not blank", True),
     "long_selling_point": Reason("products", "selling_points", "one is longer than build.max_characters", True),
     "denied_category": Reason("products", "category", "in build.deny_categories"),
@@ -72,6 +72,13 @@ REASONS: dict[str, Reason] = {
 }
 NAMES = ("kept", *REASONS)
 CODE = {name: code for code, name in enumerate(NAMES)}
+
+
+def column_at_fault(table: str, reason: str) -> str:
+    """Our name of the column that a reason is about; empty where it is about the whole row."""
+    column = REASONS[reason].column
+    columns = {"products": ("product_id", "description"), "creatives": ("creative_id", "text")}
+    return columns[table][column == "words"] if column in ("id", "words") else column
 
 
 def first_reason(num_rows: int, *reasons: tuple[str, Flags]) -> Codes:

@@ -29,7 +29,7 @@ Ids = NDArray[np.int64]
 
 TABLES = ("products", "creatives", "events")
 ENDINGS = (".parquet", ".csv", ".jsonl")
-OPTIONAL = {("products", "image"), ("products", "category")}
+OPTIONAL = (("products", "image"), ("products", "category"))
 BLOCK = 100_000  # lines of a CSV or JSONL file that are turned into columns at once
 _NOWHERE = np.array([], np.int64)
 LONGEST_LINE = 10_000_000  # characters; a longer line of CSV or JSONL is no row
