@@ -308,6 +308,48 @@ def validate(log: Log, processes: Processes = 2, settings: DataSettings = None) 
         print("no row is dropped")
 
 
+@data_app.command("export")
+@plainly
+def export_pad1m(
+    folder: Annotated[Path, typer.Argument(help="The folder of a finished dataset.")],
+    out: Annotated[Path, typer.Argument(help="The JSON file to write.")],
+    pictures: Annotated[Path, typer.Option(help="The folder that the pictures' paths are relative to: the log's.")],
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+) -> None:
+    """Write one split of a dataset as PAd1M's published JSON, which the authors' loader reads.
+
+    Example: uniadgen data export data/small test.json --pictures logs/small
+    """
+    files.check_output(out, (".json",))
+    if not (folder / "manifest.json").is_file():
+        raise ValueError(f"{folder}: no finished dataset, expected the folder of one")
+    from uniadgen.data.pad1m import records_of, write_records
+
+    print(f"{write_records(out, records_of(folder, pictures, split)):,} records: {out}")
+
+
+@data_app.command("remap")
+@plainly
+def remap_pad1m(
+    source: Annotated[Path, typer.Argument(help="A JSON file in PAd1M's published form.")],
+    out: Annotated[Path, typer.Argument(help="The JSON file to write.")],
+    folders: Annotated[list[str], typer.Option("--folder", help="old=new, the beginnings of paths. Repeatable.")],
+) -> None:
+    """Check a PAd1M file and move the pictures that it names to where they are here.
+
+    The published data are for academic use only.
+
+    Example: uniadgen data remap PAd1M.json here.json --folder images/=pad1m/images/
+    """
+    files.check_output(out, (".json",), keep=(source,))
+    if wrong := [folder for folder in folders if "=" not in folder]:
+        raise ValueError(f"got --folder {wrong[0]}, expected old=new")
+    from uniadgen.data.pad1m import read_records, remap, write_records
+
+    moves = dict(folder.split("=", 1) for folder in folders)
+    print(f"{write_records(out, (remap(record, moves) for record in read_records(source))):,} records: {out}")
+
+
 def _rows(what: str, total: int) -> Any:
     from uniadgen.train.log import progress_bar
 

@@ -41,9 +41,9 @@ def contents_of(folder: Path) -> Contents:
     """Reads the whole dataset's numbers; its words stay on disk."""
     samples = pq.read_table(folder / "samples", columns=["split", "target", "history"])
     product = pq.read_table(folder / "creatives", columns=["product"])["product"].to_numpy()
-    targets = samples["target"].to_numpy()
-    histories = pc.list_flatten(samples["history"]).to_numpy()
-    lengths = pc.list_value_length(samples["history"]).to_numpy()
+    targets = samples["target"].to_numpy().astype(np.int64)
+    histories = pc.list_flatten(samples["history"]).to_numpy().astype(np.int64)
+    lengths = pc.list_value_length(samples["history"]).to_numpy().astype(np.int64)
     category = pq.read_table(folder / "products", columns=["category"])["category"]
     names = samples["split"].to_pylist()
     in_train, in_test = (
@@ -58,7 +58,7 @@ def contents_of(folder: Path) -> Contents:
         categories = dict(sorted(found, key=lambda pair: (-pair[1], pair[0])))
     return Contents(
         splits={split: names.count(split) for split in ("train", "validation", "test")},
-        clicks=lengths.astype(np.int64) + 1,
+        clicks=lengths + 1,
         per_creative=per_creative,
         products=np.bincount(product, weights=per_creative, minlength=len(category)).astype(np.int64),
         categories=categories,
@@ -139,7 +139,7 @@ def _dropped(manifest: dict[str, Any]) -> list[str]:
     lines = [
         "## What was dropped",
         "",
-        "`dropped/` lists every dropped row: its file, its row (Parquet, from 0) or line (CSV, JSONL, from 1), and why.",
+        "`dropped/` lists each dropped row: its file, its row (Parquet, from 0) or line (CSV, JSONL, from 1), and why.",
         "",
         "| table | rows read | reason | rows dropped | share | meaning |",
         "|---|---|---|---|---|---|",
@@ -211,7 +211,8 @@ def _histograms(contents: Contents) -> Figure:
     ):
         edges = np.unique(np.geomspace(1, max(2, values.max(initial=1)) + 1, 30).astype(int))
         axis.hist(values, bins=edges, color=_BAR)
-        axis.set(xscale="log", yscale="log", xlabel=what, ylabel="users" if axis is left else "creatives")
+        scale = "log" if len(values) else "linear"
+        axis.set(xscale=scale, yscale=scale, xlabel=what, ylabel="users" if axis is left else "creatives")
     return figure
 
 

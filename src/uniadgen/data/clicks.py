@@ -179,10 +179,21 @@ def read_bucket(plan: Plan, bucket: int) -> pa.Table:
     for part in _parts(plan):
         if part["counts"][bucket]:
             group = sum(count > 0 for count in part["counts"][:bucket])
-            table = open_parquet(plan.work(part["name"])).read_row_group(group, use_threads=False)
+            table = _read_group(plan.work(part["name"]), group)
+            if _content_of([table[name].to_numpy() for name in _CLICK_COLUMNS]) != part["digests"][bucket]:
+                raise ValueError(
+                    f"{plan.work(part['name'])}: damaged since it was written: delete the folder and build again"
+                )
             tables.append(table.append_column("file", pa.array(np.full(len(table), part["file"], np.int64))))
     empty = pa.schema([(name, pa.int64()) for name in (*_CLICK_COLUMNS, "file")]).empty_table()
     return pa.concat_tables(tables, promote_options="permissive").combine_chunks() if tables else empty
+
+
+def _read_group(path: Path, group: int) -> pa.Table:
+    try:
+        return open_parquet(path).read_row_group(group, use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: damaged since it was written ({error}): delete the folder and build again") from None
 
 
 def count_task(plan: Plan, bucket: int) -> int:

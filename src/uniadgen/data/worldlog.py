@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from uniadgen.data.adworld import picture_of
+from uniadgen.data.adworld import cutout_of, picture_of
 from uniadgen.data.clicklog import Ids
 from uniadgen.data.whole import write_whole
 from uniadgen.world.catalogue import NUM_TEXTS
@@ -33,8 +33,8 @@ def write_log(
     """Writes events, the creatives that were clicked, and all products of a shop.
 
     `names_only`: texts are a product's short name with a number instead of sentences, for logs of millions of
-    products. `picture_size`: side in pixels of the pictures to render; 0: none, `image` then names files that do not
-    exist. `advance` is told how many events were written.
+    products. `picture_size`: side in pixels of the pictures and cut-outs to render; 0: none, `image` then names files
+    that do not exist. `advance` is told how many events were written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     clicked = np.array([], np.int64)
@@ -50,19 +50,19 @@ def write_log(
     for number, products in enumerate(_chunks(np.arange(shop.num_products))):
         _write(folder / "products" / f"{number:05d}.parquet", _products(shop, products, language, names_only))
     if picture_size:
-        (folder / "pictures").mkdir(exist_ok=True)
+        for name in ("pictures", "cutouts"):
+            (folder / name).mkdir(exist_ok=True)
         for picture in np.unique(clicked // NUM_TEXTS).tolist():
             rendered = Image.fromarray(picture_of(shop, picture, picture_size).picture)
-            write_whole(folder / _picture_name(picture), lambda path, picture=rendered: picture.save(path, quality=90))
+            rendered.save(folder / f"pictures/{picture}.jpg", quality=90)
+        for product in range(shop.num_products):
+            first = product * shop.pictures_per_product
+            Image.fromarray(cutout_of(shop, first, picture_size)).save(folder / f"cutouts/{product}.png")
 
 
 def _chunks(ids: Ids) -> Iterator[Ids]:
     edges = [*range(0, len(ids), ROWS), len(ids)]
     return (ids[start:end] for start, end in pairwise(edges))
-
-
-def _picture_name(picture: int) -> str:
-    return f"pictures/{picture}.jpg"
 
 
 def _creatives(shop: Shop, creatives: Ids, language: str, names_only: bool) -> pa.Table:
@@ -85,8 +85,9 @@ def _products(shop: Shop, products: Ids, language: str, names_only: bool) -> pa.
         descriptions = [shop.product(number).description(language) for number in products.tolist()]
         points = pa.array([list(shop.product(number).selling_points(language)) for number in products.tolist()])
     categories = np.array(shop.families)[products // shop.num_variants]
-    columns = {"product_id": products, "description": descriptions, "selling_points": points, "category": categories}
-    return pa.table(columns)
+    images = _numbered(np.full(len(products), "cutouts/"), products, "", ".png")
+    columns = {"product_id": products, "description": descriptions, "selling_points": points}
+    return pa.table(columns | {"image": images, "category": categories})
 
 
 def _names(shop: Shop, products: Ids, language: str) -> np.ndarray:
