@@ -12,6 +12,7 @@ import pyarrow.compute
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
 
 from uniadgen.config import DatasetConfig
@@ -194,8 +195,17 @@ def _privacy(config: DatasetConfig, contents: Contents, content: str) -> list[st
 
 
 def _figure(width: float, height: float, parts: int = 1) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(width, height), facecolor=_PAPER, layout="constrained")
-    return figure, figure.subplots(1, parts)
+    figure = Figure(figsize=(width, height), facecolor=_PAPER)
+    axes = figure.subplots(1, parts)
+    figure.subplots_adjust(0.8 / width, 0.6 / height, 1 - 0.1 / width, 1 - 0.15 / height, wspace=0.3)
+    return figure, axes
+
+
+def _logarithmic(axis: Any) -> None:
+    axis.set(xscale="log", yscale="log")
+    axis.minorticks_off()
+    for side in (axis.xaxis, axis.yaxis):
+        side.set_major_formatter(EngFormatter(sep=""))
 
 
 def _save(path: Path, figure: Figure) -> None:
@@ -211,8 +221,9 @@ def _histograms(contents: Contents) -> Figure:
     ):
         edges = np.unique(np.geomspace(1, max(2, values.max(initial=1)) + 1, 30).astype(int))
         axis.hist(values, bins=edges, color=_BAR)
-        scale = "log" if len(values) else "linear"
-        axis.set(xscale=scale, yscale=scale, xlabel=what, ylabel="users" if axis is left else "creatives")
+        axis.set(xlabel=what, ylabel="users" if axis is left else "creatives")
+        if len(values):
+            _logarithmic(axis)
     return figure
 
 
@@ -223,7 +234,8 @@ def _scale(contents: Contents) -> Figure:
         ("PAd1M (paper)", PAD1M["users"], PAD1M["clicks"], "#868e96"),
     ):
         axis.scatter([max(1, users)], [max(1, samples)], s=90, color=colour, label=name)
-    axis.set(xscale="log", yscale="log", xlabel="users", ylabel="clicked image-texts")
+    axis.set(xlabel="users", ylabel="clicked image-texts")
+    _logarithmic(axis)
     axis.margins(0.3)
     axis.legend(frameon=False)
     return figure
@@ -234,8 +246,9 @@ def _categories(contents: Contents) -> Figure | None:
         return None
     names, sizes = zip(*list(contents.categories.items())[:MOST_CATEGORIES], strict=True)
     figure, axis = _figure(9, 5)
+    figure.subplots_adjust(0, 0, 1, 1)
     for number, (name, (x, y, width, height)) in enumerate(zip(names, treemap(sizes, 9, 5), strict=True)):
-        colour = mpl.colormaps["tab20"](number % 20)
+        colour = mpl.colormaps["Set3"](number % 12)
         axis.add_patch(Rectangle((x, y), width, height, facecolor=colour, edgecolor=_PAPER, linewidth=2))
         letters = max(3, int(width * 9))
         label = name if len(name) <= letters else f"{name[: letters - 1]}..."
