@@ -97,7 +97,7 @@ def _record(where: str, entry: Any) -> Record:
         kind, said = ((int, float), "a number") if name in _NUMBERS else (kind, said)
         if not isinstance(entry.get(name), kind):
             raise ValueError(f"{where}: {name} is {entry.get(name)!r}, expected {said}")
-    values = {ours: entry[theirs] for ours, theirs in FIELDS.items()}
+    values: dict[str, Any] = {ours: entry[theirs] for ours, theirs in FIELDS.items()}
     values |= {ours: tuple(entry[theirs].split(split)) for ours, (theirs, split) in _JOINED.items()}
     values |= {ours: tuple(entry[theirs]) for ours, theirs in _HISTORY.items()}
     try:
@@ -129,8 +129,8 @@ def write_records(path: Path, records: Iterable[Record]) -> int:
 def _entry(where: str, record: Record) -> dict[str, Any]:
     if len(record.pictures) < LEAST_HISTORY:
         raise ValueError(
-            f"{where} has a history of {len(record.pictures)} clicks, expected at least {LEAST_HISTORY}, or the authors' "
-            "loader crashes: build with build.min_clicks=6 or more"
+            f"{where} has a history of {len(record.pictures)} clicks, expected at least {LEAST_HISTORY}, or the "
+            "authors' loader crashes: build with build.min_clicks=6 or more"
         )
     entry = {theirs: getattr(record, ours) for ours, theirs in FIELDS.items()}
     for ours, (theirs, split) in _JOINED.items():
@@ -148,7 +148,7 @@ def remap(record: Record, folders: Mapping[str, str]) -> Record:
         old = next((old for old in folders if path.startswith(old)), "")
         return folders.get(old, "") + path[len(old) :]
 
-    values = {name: getattr(record, name) for name in Record.__dataclass_fields__}
+    values: dict[str, Any] = {name: getattr(record, name) for name in Record.__dataclass_fields__}
     values |= {"picture": moved(record.picture), "cutout": moved(record.cutout)}
     return Record(**values | {"pictures": tuple(map(moved, record.pictures))})
 

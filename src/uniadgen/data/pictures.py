@@ -48,7 +48,7 @@ def fetch(name: str, log: Path, build: BuildConfig) -> bytes:
     for attempt in range(build.picture_tries if remote else 1):
         try:
             system, path = _opened(archive[0] if archive else "", place, build.picture_timeout)
-            with system.open(path, "rb") as file:
+            with system.open(path, "rb", **_STREAM if _is_web(path) else {}) as file:
                 data = file.read(build.max_picture_bytes + 1)
             break
         except (FileNotFoundError, KeyError, IsADirectoryError):
@@ -60,6 +60,14 @@ def fetch(name: str, log: Path, build: BuildConfig) -> bytes:
     if len(data) > build.max_picture_bytes:
         raise _Fault("large_picture")
     return data
+
+
+# fsspec then asks once, by GET, and does not ask for the size first. Whatever the size, it is read up to the limit.
+_STREAM = {"block_size": 0, "size": 1}
+
+
+def _is_web(place: str) -> bool:
+    return urlsplit(place).scheme in ("http", "https")
 
 
 def _opened(member: str, place: str, timeout: float) -> tuple[Any, str]:
@@ -76,7 +84,7 @@ def _archive(kind: str, place: str, timeout: float) -> Any:
 
 def _limits(place: str, timeout: float) -> dict[str, Any]:
     """A redirection could lead to a host that is not allowed, so none is followed."""
-    if urlsplit(place).scheme not in ("http", "https"):
+    if not _is_web(place):
         return {}
     import aiohttp  # comes with fsspec[http]; other protocols do without it
 
@@ -84,7 +92,7 @@ def _limits(place: str, timeout: float) -> dict[str, Any]:
 
 
 def _client_errors(place: str) -> tuple[type[Exception], ...]:
-    if urlsplit(place).scheme not in ("http", "https"):
+    if not _is_web(place):
         return ()
     import aiohttp
 
@@ -94,7 +102,7 @@ def _client_errors(place: str) -> tuple[type[Exception], ...]:
 def _allowed(place: str, log: Path, build: BuildConfig) -> str:
     """A URL on an allowed host as it is, a path below the log's folder made absolute; raises `_Fault` for others."""
     parts = urlsplit(place)
-    if parts.scheme and parts.netloc:
+    if "://" in place:
         if parts.scheme in ("file", "local") or parts.hostname not in build.allow_hosts:
             raise _Fault("forbidden_picture")
         return place
