@@ -7,7 +7,7 @@ of the authors reads it though their description leaves it out).
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +98,8 @@ def _record(where: str, entry: Any) -> Record:
         if not isinstance(entry.get(name), kind):
             raise ValueError(f"{where}: {name} is {entry.get(name)!r}, expected {said}")
     values: dict[str, Any] = {ours: entry[theirs] for ours, theirs in FIELDS.items()}
-    values |= {ours: tuple(entry[theirs].split(split)) for ours, (theirs, split) in _JOINED.items()}
-    values |= {ours: tuple(entry[theirs]) for ours, theirs in _HISTORY.items()}
+    values.update({ours: tuple(entry[theirs].split(split)) for ours, (theirs, split) in _JOINED.items()})
+    values.update({ours: tuple(entry[theirs]) for ours, theirs in _HISTORY.items()})
     try:
         return Record(**values, other={name: value for name, value in entry.items() if name not in names})
     except ValueError as error:
@@ -148,9 +148,8 @@ def remap(record: Record, folders: Mapping[str, str]) -> Record:
         old = next((old for old in folders if path.startswith(old)), "")
         return folders.get(old, "") + path[len(old) :]
 
-    values: dict[str, Any] = {name: getattr(record, name) for name in Record.__dataclass_fields__}
-    values |= {"picture": moved(record.picture), "cutout": moved(record.cutout)}
-    return Record(**values | {"pictures": tuple(map(moved, record.pictures))})
+    pictures = tuple(map(moved, record.pictures))
+    return replace(record, picture=moved(record.picture), cutout=moved(record.cutout), pictures=pictures)
 
 
 # to and from a dataset's folder
