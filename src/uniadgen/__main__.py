@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Callable
 from enum import StrEnum
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +13,7 @@ import typer
 from rich.console import Console
 
 from uniadgen import files
-from uniadgen.config import override, parse_overrides
+from uniadgen.config import DatasetConfig, override, parse_overrides
 from uniadgen.recipes import recipe
 
 app = typer.Typer(
@@ -26,12 +25,18 @@ app = typer.Typer(
 )
 world_app = typer.Typer(no_args_is_help=True, help="AdWorld, the synthetic shop whose right answers are known.")
 app.add_typer(world_app, name="world")
-data_app = typer.Typer(no_args_is_help=True, help="A shop's own clicks become what training reads.")
-app.add_typer(data_app, name="data")
 bench_app = typer.Typer(no_args_is_help=True, help="How fast this machine is.")
 app.add_typer(bench_app, name="bench")
 convert_app = typer.Typer(no_args_is_help=True, help="Checkpoints of others become folders that we can build on.")
 app.add_typer(convert_app, name="convert")
+data_app = typer.Typer(
+    no_args_is_help=True, help="A shop's own clicks become a dataset in the form of PAd1M, and what training reads."
+)
+app.add_typer(data_app, name="data")
+
+# The module that is missing -> the extra that brings it.
+EXTRAS = {"duckdb": "data", "pyarrow": "data", "fsspec": "data", "aiohttp": "data", "matplotlib": "data", "ray": "ray"}
+EXTRAS |= {"accelerate": "train", "peft": "train"}
 
 
 def plainly(command: Callable[..., None]) -> Callable[..., None]:
@@ -46,6 +51,12 @@ def plainly(command: Callable[..., None]) -> Callable[..., None]:
                 f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
             )
             print(f"uniadgen: {' '.join(name.split())}", file=sys.stderr)
+            raise typer.Exit(2) from None
+        except ModuleNotFoundError as error:
+            if error.name not in EXTRAS:
+                raise
+            install = f"pip install 'uniadgen[{EXTRAS[error.name]}]'"
+            print(f"uniadgen: {error.name} is not installed, expected for this command: {install}", file=sys.stderr)
             raise typer.Exit(2) from None
 
     return wrapped
@@ -130,7 +141,6 @@ def train(
     Example: uniadgen train paper_7b --base Janus-Pro-7B --dinov2 dinov2-small --data store --out runs/own
     """
     config = override(recipe(name), parse_overrides(settings or []))
-    _needs("train", "accelerate", "peft")
     if config.train.dry_run:
         from uniadgen.train.memory import report
 
@@ -149,13 +159,6 @@ def train(
             print(f"adapter: {adapter}")
 
 
-def _needs(extra: str, *modules: str) -> None:
-    """`ValueError` with the line to type where the packages of an extra are not installed."""
-    missing = [module for module in modules if find_spec(module) is None]
-    if missing:
-        raise ValueError(f"{', '.join(missing)} not installed, expected here: pip install 'uniadgen[{extra}]'")
-
-
 @app.command()
 @plainly
 def merge(
@@ -167,7 +170,6 @@ def merge(
 
     Example: uniadgen merge runs/own/adapter --base Janus-Pro-7B --out own-7b
     """
-    _needs("train", "peft")
     from uniadgen.train.finetune import merge_into_base
 
     merge_into_base(adapter, base, out)
@@ -192,7 +194,6 @@ def encode(
     """
     config = override(recipe(name), parse_overrides(settings or []))
     total = sum(1 for _ in files.read_lines(examples))
-    _needs("train", "accelerate", "peft")
     from uniadgen.data.store import StoreWriter
     from uniadgen.model import vq
     from uniadgen.train.finetune import encoder
@@ -270,10 +271,179 @@ def bench_train(
     Example: uniadgen bench train --recipe paper_1b --set train.rows_at_once=4
     """
     config = override(recipe(name), parse_overrides(settings or []))
-    _needs("train", "accelerate", "peft")
     from uniadgen.train.bench import bench_training, table
 
     Console().print(table(config, bench_training(config, steps)))
+
+
+@world_app.command()
+@plainly
+def log(
+    out: Annotated[Path, typer.Argument(help="The folder to write: events, creatives, products.")],
+    clicks: Annotated[int, typer.Option(min=1, help="How many clicks; one shopper for 17 of them.")] = 10_000,
+    language: Annotated[str, typer.Option(help="Of all texts: en or zh.")] = "en",
+    names_only: Annotated[
+        bool, typer.Option("--names-only", help="Short names instead of sentences, for shops of millions of products.")
+    ] = False,
+    pictures: Annotated[int, typer.Option(min=0, max=1024, help="Side of the pictures to render; 0: none.")] = 0,
+    settings: Settings = None,
+) -> None:
+    """Write a click log of AdWorld's shoppers, in the form that `uniadgen data build` reads.
+
+    Example: uniadgen world log logs/small --clicks 5000 --pictures 48
+    """
+    world = override(recipe("nano"), parse_overrides(settings or [])).world
+    assert world is not None, "nano is trained on AdWorld"
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out}: is not empty: choose another folder")
+    from uniadgen.data.adworld import shop_of
+    from uniadgen.data.worldlog import write_log
+    from uniadgen.train.log import progress_bar
+
+    with progress_bar("clicks", clicks) as bar:
+        write_log(
+            shop_of(world),
+            out,
+            clicks,
+            language=language,
+            names_only=names_only,
+            picture_size=pictures,
+            advance=lambda rows: bar.advance(by=rows),
+        )
+    print(out)
+
+
+Log = Annotated[Path, typer.Argument(help="The folder of the log: events, creatives, products (Parquet, CSV, JSONL).")]
+DataSettings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change a knob or map a column: build.min_clicks=8, events.user_id=member. Repeatable."),
+]
+Key = Annotated[
+    Path | None,
+    typer.Option(
+        help="The file of the key that makes pseudonyms. Default: beside OUT, with the ending .key; made once."
+    ),
+]
+Processes = Annotated[int, typer.Option(min=1, max=1024, help="Processes on this machine; the result is the same.")]
+Ray = Annotated[str | None, typer.Option(help="Run on a Ray cluster instead: its address, or `local` to start one.")]
+
+
+@data_app.command()
+@plainly
+def build(
+    log: Log,
+    out: Annotated[Path, typer.Argument(help="The dataset's folder; a build that was stopped goes on there.")],
+    key: Key = None,
+    processes: Processes = 2,
+    ray: Ray = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Write nothing; estimate time, disk and memory from a sample.")
+    ] = False,
+    settings: DataSettings = None,
+) -> None:
+    """Build a dataset from a click log: clean, draw targets and histories, split, count and list what was dropped.
+
+    Stop it at any time and run it again; the dataset has the same bytes. Its README.md is the data card.
+
+    Example: uniadgen data build logs/small data/small --set build.min_clicks=8
+    """
+    config = override(DatasetConfig(), parse_overrides(settings or []))
+    from uniadgen.data import build as building
+    from uniadgen.data import plan
+
+    if dry_run:
+        from uniadgen.data.estimate import estimate
+
+        print(estimate(log, config, processes))
+        return
+    with building.where(processes, ray) as execute:
+        manifest = building.build(log, out, config, plan.read_key(key, out), execute, _rows)
+    print(f"{manifest['samples']:,} samples: {out}")
+
+
+@data_app.command()
+@plainly
+def forget(
+    out: Annotated[Path, typer.Argument(help="The folder of a finished dataset.")],
+    users: Annotated[list[str], typer.Argument(help="Ids of the users to delete, as the log has them.")],
+    key: Key = None,
+    processes: Processes = 2,
+    ray: Ray = None,
+) -> None:
+    """Delete users from a dataset; only their partitions are made again."""
+    from uniadgen.data import build as building
+    from uniadgen.data import plan
+
+    with building.where(processes, ray) as execute:
+        manifest = building.forget(out, users, plan.read_key(key, out, make=False), execute, _rows)
+    print(f"{manifest['samples']:,} samples: {out}")
+
+
+@data_app.command()
+@plainly
+def validate(log: Log, processes: Processes = 2, settings: DataSettings = None) -> None:
+    """Say column by column what is wrong with a log, and what `build` will do about it. Writes nothing.
+
+    Example: uniadgen data validate logs/small --set events.user_id=member
+    """
+    config = override(DatasetConfig(), parse_overrides(settings or []))
+    from uniadgen.data import build as building
+    from uniadgen.data.validate import findings, table_of
+
+    with building.where(processes, None) as execute:
+        found = findings(log, config, execute, _rows)
+    if found:
+        Console().print(table_of(found))
+    else:
+        print("no row is dropped")
+
+
+@data_app.command("export")
+@plainly
+def export_pad1m(
+    folder: Annotated[Path, typer.Argument(help="The folder of a finished dataset.")],
+    out: Annotated[Path, typer.Argument(help="The JSON file to write.")],
+    pictures: Annotated[Path, typer.Option(help="The folder that the pictures' paths are relative to: the log's.")],
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+) -> None:
+    """Write one split of a dataset as PAd1M's published JSON, which the authors' loader reads.
+
+    Example: uniadgen data export data/small test.json --pictures logs/small
+    """
+    files.check_output(out, (".json",))
+    if not (folder / "manifest.json").is_file():
+        raise ValueError(f"{folder}: no finished dataset, expected the folder of one")
+    from uniadgen.data.pad1m import records_of, write_records
+
+    print(f"{write_records(out, records_of(folder, pictures, split)):,} records: {out}")
+
+
+@data_app.command("remap")
+@plainly
+def remap_pad1m(
+    source: Annotated[Path, typer.Argument(help="A JSON file in PAd1M's published form.")],
+    out: Annotated[Path, typer.Argument(help="The JSON file to write.")],
+    folders: Annotated[list[str], typer.Option("--folder", help="old=new, the beginnings of paths. Repeatable.")],
+) -> None:
+    """Check a PAd1M file and move the pictures that it names to where they are here.
+
+    The published data are for academic use only.
+
+    Example: uniadgen data remap PAd1M.json here.json --folder images/=pad1m/images/
+    """
+    files.check_output(out, (".json",), keep=(source,))
+    if wrong := [folder for folder in folders if "=" not in folder]:
+        raise ValueError(f"got --folder {wrong[0]}, expected old=new")
+    from uniadgen.data.pad1m import read_records, remap, write_records
+
+    moves = dict(folder.split("=", 1) for folder in folders)
+    print(f"{write_records(out, (remap(record, moves) for record in read_records(source))):,} records: {out}")
+
+
+def _rows(what: str, total: int) -> Any:
+    from uniadgen.train.log import progress_bar
+
+    return progress_bar(what, total, unit="rows")
 
 
 class JanusLayout(StrEnum):

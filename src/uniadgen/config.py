@@ -1,17 +1,19 @@
 """Every knob once, with its meaning and its source (paper section, equation, release)."""
 
 import dataclasses
+import datetime
 import difflib
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 MODALITIES = ("image+text", "image", "text")
 VARIANTS = ("paper", "release")
 SAMPLERS = ("by_similarity", "at_random", "most_similar", "release")
+Settings = TypeVar("Settings", bound="Config | DatasetConfig")
 
 
 def _expect(condition: bool, name: str, got: object, expected: str) -> None:
@@ -205,6 +207,109 @@ class WorldConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BuildConfig:
+    """How a click log becomes a dataset (paper section 3.1)."""
+
+    seed: int = 0  # draws every user's target and split
+    min_clicks: int = 6  # different creatives a user must have clicked; PAd1M's own loader crashes below (release)
+    max_history: int = 100  # M, most recent clicks kept; 0: all, as in the paper
+    history_scope: str = "all"  # the other clicks (paper section 3.1), or before_target: only earlier ones, no future
+    validation_share: float = 0.01  # shares of users (ours; the paper states none)
+    test_share: float = 0.01
+    click_event: str = "click"  # what the column event says of a click
+    time_unit: str = "s"  # of timestamps that are plain numbers: s, ms or us since 1970
+    earliest: str = "2000-01-01"  # clicks before it are impossible: clocks that were never set
+    latest: str = "2038-01-01"  # so are clicks at or after it
+    max_characters: int = 2000  # of a text, description or selling point; rows with longer ones are dropped
+    points_separator: str = "|"  # between selling points where they are one text and no list
+    deny_categories: tuple[str, ...] = ()  # products of these categories, and all that hangs on them, stay out
+    min_users: int = 1  # k-anonymity: creatives clicked by fewer users are dropped; 1: off
+    pictures: str = "check"  # decode every picture and drop creatives whose picture is broken; or skip
+    allow_hosts: tuple[str, ...] = ()  # hosts from which pictures may be fetched over http(s); no other is asked
+    max_picture_bytes: int = 20_000_000
+    picture_timeout: float = 20.0  # s
+    picture_tries: int = 3
+    max_broken: float = 0.1  # share of malformed rows of a table above which the build stops
+    rows_per_task: int = 2_000_000  # log rows held in memory by one partition task
+    rows_per_bucket: int = 1_000_000  # log rows, on average, that one select task reads
+    memory_mb: int = 400  # DuckDB's limit in a select task; beyond it, it spills to disk
+
+    def __post_init__(self) -> None:
+        scopes = ("all", "before_target")
+        _expect(self.history_scope in scopes, "build.history_scope", self.history_scope, f"one of {', '.join(scopes)}")
+        _expect(self.time_unit in ("s", "ms", "us"), "build.time_unit", self.time_unit, "s, ms or us")
+        _expect(self.pictures in ("check", "skip"), "build.pictures", self.pictures, "check or skip")
+        _expect(self.min_clicks >= 2, "build.min_clicks", self.min_clicks, "2 or more: a target and a history")
+        shares = self.validation_share + self.test_share
+        _expect(min(self.validation_share, self.test_share) >= 0, "build.validation_share, test_share", shares, "0..1")
+        _expect(shares <= 1, "build.validation_share + test_share", shares, "at most 1")
+        _expect(0 <= self.max_broken <= 1, "build.max_broken", self.max_broken, "a share in [0, 1]")
+        for name in ("seed", "max_history"):
+            _expect(getattr(self, name) >= 0, f"build.{name}", getattr(self, name), "0 or more")
+        for name in ("min_users", "max_characters", "max_picture_bytes", "picture_timeout", "picture_tries"):
+            _expect(getattr(self, name) > 0, f"build.{name}", getattr(self, name), "more than 0")
+        for name in ("rows_per_task", "rows_per_bucket"):
+            _expect(getattr(self, name) > 0, f"build.{name}", getattr(self, name), "more than 0")
+        _expect(self.memory_mb >= 100, "build.memory_mb", self.memory_mb, "100 or more")
+        for name in ("earliest", "latest"):
+            _expect(_is_date(getattr(self, name)), f"build.{name}", getattr(self, name), "a date such as 2024-01-31")
+        _expect(self.earliest < self.latest, "build.earliest", self.earliest, f"before build.latest, {self.latest}")
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return datetime.date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventColumns:
+    """What the columns of one's own event table are called."""
+
+    user_id: str = "user_id"
+    creative_id: str = "creative_id"
+    timestamp: str = "timestamp"
+    event: str = "event"  # empty: there is no such column, every row is a click
+
+
+@dataclass(frozen=True, kw_only=True)
+class CreativeColumns:
+    """What the columns of one's own table of creatives are called."""
+
+    creative_id: str = "creative_id"
+    product_id: str = "product_id"
+    image: str = "image"
+    text: str = "text"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProductColumns:
+    """What the columns of one's own table of products are called."""
+
+    product_id: str = "product_id"
+    description: str = "description"
+    selling_points: str = "selling_points"
+    image: str = "image"  # a transparent picture, where there is one; the column may be missing
+    category: str = "category"  # the column may be missing
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetConfig:
+    """Everything about one dataset; no part of a model's `Config`."""
+
+    build: BuildConfig = field(default_factory=BuildConfig)
+    events: EventColumns = field(default_factory=EventColumns)
+    creatives: CreativeColumns = field(default_factory=CreativeColumns)
+    products: ProductColumns = field(default_factory=ProductColumns)
+
+    @staticmethod
+    def of(values: Mapping[str, Any], where: str) -> "DatasetConfig":
+        """The config whose fields `dataclasses.asdict` gave; a field unknown or missing is an error at `where`."""
+        return _build(DatasetConfig, values, where)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """Everything about one model: what it sees, what it is, how it is trained and sampled."""
 
@@ -254,7 +359,7 @@ def replace_in(config: Config, **changes: Any) -> Config:
     return override(config, {name.replace("__", "."): value for name, value in changes.items()})
 
 
-def override(config: Config, changes: Mapping[str, Any]) -> Config:
+def override(config: Settings, changes: Mapping[str, Any]) -> Settings:
     """A copy with dotted fields changed; strings are read as the field's type, as in `--set train.steps=50`.
 
     Raises `ValueError` for an unknown name (the nearest is offered) or a value that does not fit.
@@ -271,7 +376,7 @@ def parse_overrides(settings: list[str]) -> dict[str, str]:
     return dict(setting.split("=", 1) for setting in settings)
 
 
-def _find(config: Config, path: str, value: Any) -> Any:
+def _find(config: Any, path: str, value: Any) -> Any:
     """The value that the field at a path is to have."""
     node: Any = config
     *groups, leaf = path.split(".")

@@ -1,13 +1,13 @@
 """What a person hands in and takes out: product and history files, and outputs written whole or not at all."""
 
 import json
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from PIL.Image import Image
 
 from uniadgen.data.cutout import read_picture
+from uniadgen.data.whole import write_whole
 from uniadgen.records import Click, Example, Product
 
 MAX_TEXT = 2000  # characters of one description, selling point or title
@@ -93,20 +93,6 @@ def _read_click(path: Path, which: str, entry: object) -> Click:
         return Click(read_picture(path.parent / entry["picture"], "RGB"), entry["text"][:MAX_TEXT])
     except (ValueError, OSError) as error:
         raise ValueError(f"{where}: {error}") from None
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Lets `write` fill a file beside `path` and renames it: a full disk or a kill leaves no half-written output."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial{path.suffix}")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    except OSError as error:
-        if error.filename is None and error.errno is not None:  # a full disk does not say which file it was
-            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
-        raise
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def check_output(

@@ -16,7 +16,7 @@ from conftest import TINY
 from uniadgen import __main__, files
 from uniadgen.__main__ import app
 
-COMMANDS = ("generate", "train", "evaluate", "demo", "world sheet")
+COMMANDS = ("generate", "train", "evaluate", "demo", "world sheet", "world log", "data validate", "data build")
 
 
 def call(*arguments: object) -> Result:

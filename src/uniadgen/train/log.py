@@ -10,15 +10,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 
-def progress_bar(what: str, total: int, done: int = 0, *, shown: bool = True) -> "Bar":
-    """A progress bar on standard error; used for everything that takes long. Of many processes, one shows it."""
-    return Bar(what, total, done, shown)
+def progress_bar(what: str, total: int, done: int = 0, *, unit: str = "", shown: bool = True) -> "Bar":
+    """A progress bar on standard error; used for everything that takes long.
+
+    `unit`: also show units per second. Of many processes, one shows it.
+    """
+    return Bar(what, total, done, unit, shown)
 
 
 class Bar:
     """`with progress_bar("render", 100) as bar: bar.advance("note")`; without a terminal, a plain line a minute."""
 
-    def __init__(self, what: str, total: int, done: int, shown: bool) -> None:
+    def __init__(self, what: str, total: int, done: int, unit: str, shown: bool) -> None:
         self.console = Console(stderr=True, quiet=not shown)
         columns = (
             TextColumn("{task.description}", markup=False),
@@ -29,8 +32,9 @@ class Bar:
         notes = (TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False))
         self.progress = Progress(*columns, *notes, console=self.console, disable=not self.console.is_terminal)
         self.task = self.progress.add_task(what, total=total, completed=done, note="")
-        self.what, self.total, self.done = what, total, done
-        self.said = time.monotonic()
+        self.what, self.total, self.done, self.unit = what, total, done, unit
+        self.first, self.began = done, time.monotonic()
+        self.said = self.began
 
     def __enter__(self) -> "Bar":
         self.progress.start()
@@ -42,13 +46,19 @@ class Bar:
     def advance(self, note: str = "", by: int = 1) -> None:
         """`by` more are done; `note` is shown at the end of the line."""
         self.done += by
-        self.progress.update(self.task, advance=by, note=note)
         now = time.monotonic()
+        note = f"{self._rate(now)} {note}".rstrip() if self.unit else note
+        self.progress.update(self.task, advance=by, note=note)
         if not self.console.is_terminal and (now - self.said > 60 or self.done == self.total):
             self.said = now
             self.console.print(
                 f"{self.what} {self.done}/{self.total} {note}", highlight=False, markup=False, soft_wrap=True
             )
+
+    def _rate(self, now: float) -> str:
+        rate = (self.done - self.first) / max(now - self.began, 1e-6)
+        left = max(self.total - self.done, 0) / max(rate, 1e-6)
+        return f"{rate:,.0f} {self.unit}/s, {left:,.0f} s left"
 
 
 class Metrics:

@@ -27,6 +27,10 @@ class What(IntEnum):
     DEPARTMENTS = 9
     VISIT = 10
     LOG = 11
+    DATASET_ID = 12  # keys of ids that are numbers, in any dataset that is built
+    DATASET_TARGET = 13
+    DATASET_SPLIT = 14
+    DATASET_CONTENT = 15
 
 
 def bits(seed: int, what: What, *counters: int | NDArray[np.int64]) -> Bits:

@@ -1,0 +1,116 @@
+"""Pictures by path, archive and URL: within limits, decoded to their end, and never from where they must not come."""
+
+import http.server
+import threading
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from uniadgen.config import BuildConfig
+from uniadgen.data import pictures
+
+BUILD = BuildConfig(max_picture_bytes=50_000, picture_timeout=2.0, picture_tries=2)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    """A folder with good.jpg, one that is cut short, no pictures, and an archive; secret.jpg lies outside."""
+    folder = tmp_path / "log"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(folder / "good.jpg")
+    data = (folder / "good.jpg").read_bytes()
+    (folder / "cut.jpg").write_bytes(data[: len(data) // 2])
+    (folder / "page.jpg").write_text("<html>not found</html>")
+    (folder / "empty.jpg").touch()
+    Image.fromarray(rng.integers(0, 255, (200, 200, 3), dtype=np.uint8)).save(folder / "large.png")
+    Image.new("1", (8001, 8001)).save(folder / "vast.png")
+    (tmp_path / "secret.jpg").write_bytes(data)
+    with zipfile.ZipFile(folder / "all.zip", "w") as archive:
+        archive.write(folder / "good.jpg", "inner/good.jpg")
+        archive.write(folder / "cut.jpg", "cut.jpg")
+    (folder / "bad.zip").write_text("no archive")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("good.jpg", ""),
+        ("gone.jpg", "missing_picture"),
+        ("a\0b", "missing_picture"),
+        ("x" * 5000, "missing_picture"),
+        ("cut.jpg", "damaged_picture"),
+        ("page.jpg", "damaged_picture"),
+        ("empty.jpg", "damaged_picture"),
+        ("large.png", "large_picture"),
+        ("vast.png", "large_picture"),
+        ("../secret.jpg", "forbidden_picture"),
+        ("/etc/hostname", "forbidden_picture"),
+        ("file:///etc/hostname", "forbidden_picture"),
+        ("file://localhost/etc/hostname", "forbidden_picture"),
+        ("https://example.com/a.jpg", "forbidden_picture"),
+        ("s3://bucket/a.jpg", "forbidden_picture"),
+        ("zip://inner/good.jpg::all.zip", ""),
+        ("zip://cut.jpg::all.zip", "damaged_picture"),
+        ("zip://gone.jpg::all.zip", "missing_picture"),
+        ("zip://good.jpg::bad.zip", "missing_picture"),
+        ("zip://good.jpg::../all.zip", "forbidden_picture"),
+        ("simplecache::https://example.com/a.jpg", "forbidden_picture"),
+    ],
+)
+def test_what_is_wrong_with_a_picture(log: Path, name: str, expected: str) -> None:
+    assert pictures.fault(name, log, BUILD) == expected
+
+
+@pytest.fixture
+def server(log: Path) -> Iterator[tuple[str, list[str]]]:
+    """A web server of this machine: its address, and what was asked of it."""
+    asked: list[str] = []
+    data = (log / "good.jpg").read_bytes()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            known = {"/good.jpg": (200, data), "/late.jpg": (200 if len(asked) > 1 else 503, data)}
+            status, body = known.get(self.path, (404, b""))
+            if self.path == "/moved.jpg":
+                self.send_response(302)
+                self.send_header("Location", "/good.jpg")
+                body = b""
+            else:
+                self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_HEAD(self) -> None:
+            self.send_response(405)
+            self.end_headers()
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}", asked
+        running.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("good.jpg", ""), ("gone.jpg", "missing_picture"), ("late.jpg", ""), ("moved.jpg", "damaged_picture")],
+)
+def test_an_allowed_host_is_asked_within_limits(log: Path, server, monkeypatch, name: str, expected: str) -> None:
+    monkeypatch.setattr(pictures, "PAUSE", 0.01)
+    address, asked = server
+    allowed = BuildConfig(allow_hosts=("127.0.0.1",), picture_timeout=5.0)
+    assert pictures.fault(f"{address}/{name}", log, allowed) == expected
+    assert "/good.jpg" not in asked or name == "good.jpg"
+    asked.clear()
+    assert pictures.fault(f"{address}/{name}", log, BUILD) == "forbidden_picture"
+    assert asked == []
