@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -128,7 +129,7 @@ def commands() -> list[list[str]]:
 
 
 def test_the_readme_shows_the_commands() -> None:
-    assert {words[0] for words in commands()} == {"make", "uniadgen"}
+    assert {words[0] for words in commands()} == {"make", "uniadgen", "pip"}
 
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
@@ -137,10 +138,14 @@ def test_every_command_of_the_readme_exists_with_its_options(words: list[str]) -
         targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert set(words[1:]) <= set(targets)
         return
-    path = words[1:3] if words[1] in ("world", "convert", "data") else words[1:2]
+    if words[0] == "pip":
+        extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+        assert words[1] == "install" and re.fullmatch(r"uniadgen\[(.+)\]", words[2])[1] in extras
+        return
+    path = words[1:3] if words[1] in ("world", "convert", "data", "bench") else words[1:2]
     result = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "200", "TERMINAL_WIDTH": "200"})
     assert result.exit_code == 0, result.output
-    known = set(re.findall(r"--[a-z][a-z-]*", result.output))
+    known = set(re.findall(r"--[a-z][a-z0-9-]*", result.output))
     assert {word for word in words if word.startswith("--")} <= known
 
 

@@ -30,7 +30,7 @@ app.add_typer(bench_app, name="bench")
 convert_app = typer.Typer(no_args_is_help=True, help="Checkpoints of others become folders that we can build on.")
 app.add_typer(convert_app, name="convert")
 data_app = typer.Typer(
-    no_args_is_help=True, help="A shop's own clicks become a dataset in the form of PAd1M, and what training reads."
+    no_args_is_help=True, help="A shop's clicks become a dataset as PAd1M is, and a store to train on."
 )
 app.add_typer(data_app, name="data")
 
