@@ -239,6 +239,10 @@ def _accelerator(config: TrainConfig, folder: Path) -> Accelerator:
         cpu=not torch.cuda.is_available(), log_with=config.report_to or None, project_dir=str(folder)
     )
     if config.report_to:
+        if not accelerator.log_with:  # accelerate would go on without it
+            raise ValueError(
+                f"train.report_to is {config.report_to!r}, expected a tracker that is installed: install it"
+            )
         accelerator.init_trackers("uniadgen", config=asdict(config))
     return accelerator
 
