@@ -275,11 +275,10 @@ def test_a_loss_that_is_not_a_number_stops_the_run_at_once(tmp_path: Path) -> No
     assert not any(tensor.isnan().any() for tensor in saved(tmp_path).values())
 
 
-@pytest.mark.parametrize("name", ["aim", "nothing"])
-def test_a_tracker_that_is_not_there_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(
-        ValueError, match=f"expected a tracker that is installed|Unsupported logging capability: {name}"
-    ):
+@pytest.mark.filterwarnings("ignore:.*no supported trackers")  # accelerate's own
+@pytest.mark.parametrize(("name", "said"), [("aim", "expected a tracker that is installed"), ("nothing", "nothing")])
+def test_a_tracker_that_is_not_there_is_refused(tmp_path: Path, name: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
         run(tmp_path, replace(CONFIG, report_to=name))
 
 
