@@ -1,10 +1,8 @@
 """What a build will take: time, disk and memory, scaled up from builds of the log's first rows."""
 
-import resource
-import sys
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +20,9 @@ from uniadgen.data.executor import processes
 
 ROWS = 100_000  # of each table in the sample
 PICTURES = 200  # decoded in the sample
+# Peaks of a build of 1 M clicks in one process (docs/data.md, "Measured"), rounded up.
+_LIBRARIES, _BYTES_PER_ROW = 150e6, 350
+_BYTES_PER_ENTRY = 40  # while the keys of a catalogue are sorted: keys, order, numbers
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,9 @@ def _all(text: str, like: Any) -> Any:
     return pa.array([text] * len(like))
 
 
-def _build(folder: Path, tables: dict[str, pa.Table], config: DatasetConfig) -> tuple[dict[str, float], dict[str, int]]:
+def _build(
+    folder: Path, tables: dict[str, pa.Table], config: DatasetConfig
+) -> tuple[Mapping[str, float], Mapping[str, int]]:
     """Seconds spent on each table, and bytes that it left on disk."""
     folder.mkdir()
     for table in tables:
@@ -90,7 +93,7 @@ def _build(folder: Path, tables: dict[str, pa.Table], config: DatasetConfig) -> 
     event = "event" if "event" in tables["events"].column_names else ""
     sample = replace(config.build, max_broken=1.0, pictures="skip", deny_categories=())
     plain = DatasetConfig(build=sample, events=EventColumns(event=event))
-    took: Counter[str] = Counter()
+    took: dict[str, float] = defaultdict(float)
 
     @contextmanager
     def timed(what: str, total: int) -> Iterator[_Silent]:
@@ -117,16 +120,7 @@ class _Silent:
 
 
 def _memory(rows: dict[str, int], build: BuildConfig, number: int) -> float:
-    """Every process holds its libraries and one block of events; a select task DuckDB's limit at most, if that is more.
-
-    The sorted keys of the catalogue are shared by all processes.
-    """
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    block = _BYTES_PER_EVENT * min(rows["events"], build.rows_per_task)
-    return number * (peak + max(block, build.memory_mb * 1e6 * min(1, rows["events"] / build.rows_per_bucket))) + (
-        _BYTES_PER_ENTRY * (rows["creatives"] + rows["products"])
-    )
-
-
-_BYTES_PER_EVENT = 150  # measured: docs/data.md
-_BYTES_PER_ENTRY = 40
+    """Every process holds its libraries and one block of rows; the keys of the catalogue are shared by all."""
+    block = min(max(rows.values()), max(build.rows_per_task, build.rows_per_bucket))
+    index = _BYTES_PER_ENTRY * (rows["creatives"] + rows["products"])
+    return number * (_LIBRARIES + _BYTES_PER_ROW * block) + index
