@@ -42,7 +42,7 @@ def processes(number: int) -> Iterator[Execute]:
 @contextmanager
 def on_ray(address: str) -> Iterator[Execute]:
     """Tasks on a Ray cluster whose machines share the folders; `local` starts one here. Killed workers are replaced."""
-    import ray
+    import ray  # pyright: ignore[reportMissingImports] - an extra that not everyone has
 
     ray.init(address=address, log_to_driver=False, include_dashboard=False if address == "local" else None)
     try:

@@ -16,6 +16,7 @@ from dataclasses import asdict
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,7 +62,8 @@ class Store:
         """The `number`-th sample of a run."""
         epoch, place_in_epoch = divmod(number, len(self))
         fields = json.loads(self._samples[int(self._order(epoch)[place_in_epoch])])
-        return Sample(**{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()})
+        listed: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
+        return Sample(**listed)
 
     def cutout(self, product: int) -> NDArray[np.uint8]:
         """A transparent picture, (S, S, 4)."""

@@ -123,7 +123,8 @@ def _model(config: Config) -> UniAdGenForConditionalGeneration:
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         model = UniAdGenForConditionalGeneration(architecture(config, pad_id=0))
     if config.model.lora_rank:
-        model.to(torch.bfloat16 if config.train.bfloat16 else torch.float32)
+        if config.train.bfloat16:
+            model.bfloat16()
         adapters.add_trainables(model, config.model, range(1, 1 + len(SPECIAL_TOKENS)))
         drop_unused(model)
     model.model.vqmodel.requires_grad_(False)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -86,8 +87,8 @@ def merge_into_base(adapter: Path, base: Path, out: Path) -> None:
 def encoder(config: Config, base: Path) -> Encode:
     """The VQ of a base as a function of pictures; they are squashed to a square, as everywhere."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = vq.load(architecture(config, pad_id=0), base)
-    network.to(device.type)
+    network: Any = vq.load(architecture(config, pad_id=0), base)
+    network.to(device)
 
     @torch.no_grad()
     def codes(pictures: Sequence[Image.Image], side: int) -> np.ndarray:

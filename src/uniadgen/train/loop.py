@@ -249,7 +249,7 @@ def _accelerator(config: TrainConfig, folder: Path) -> Accelerator:
 
 def _shard(model: nn.Module, config: TrainConfig, mesh: DeviceMesh) -> None:
     """FSDP2: the parameters of every layer, and those outside of layers, are spread over the processes."""
-    kinds = {"param_dtype": torch.bfloat16, "reduce_dtype": torch.float32} if config.bfloat16 else {}
+    kinds: dict[str, Any] = {"param_dtype": torch.bfloat16, "reduce_dtype": torch.float32} if config.bfloat16 else {}
     for module in list(model.modules()):
         if isinstance(module, LAYERS):
             fully_shard(module, mesh=mesh, mp_policy=MixedPrecisionPolicy(**kinds))

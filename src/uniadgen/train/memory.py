@@ -57,7 +57,7 @@ def skeleton(config: Config) -> UniAdGenForConditionalGeneration:
     with torch.device("meta"):
         model = UniAdGenForConditionalGeneration(architecture(config, pad_id=0))
         if config.train.bfloat16 and config.model.lora_rank:
-            model.to(torch.bfloat16)
+            model.bfloat16()
         if config.model.lora_rank:
             adapters.add_trainables(model, config.model, range(len(SPECIAL_TOKENS)))
             for name in ("vision_model", "aligner", "vqmodel"):
