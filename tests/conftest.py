@@ -21,7 +21,7 @@ checked = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float
 install_import_hook(HOOKED, f"{__name__}.checked")
 
 import torch  # noqa: E402
-from transformers import PreTrainedTokenizerBase  # noqa: E402
+from transformers import Dinov2Config, Dinov2Model, PreTrainedTokenizerBase  # noqa: E402
 
 from uniadgen import AdGenerator, Click, Config, Product  # noqa: E402
 from uniadgen.config import override  # noqa: E402
@@ -125,6 +125,15 @@ def make_row(layout: Layout, tiny_config: Config) -> Callable[..., Row]:
         return using.lay_out("A red mug for the kitchen.", points, cutout, clicks, template=seed, target=answer)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def dinov2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small DINOv2 with random weights, its position table larger than we use."""
+    folder = tmp_path_factory.mktemp("dinov2")
+    sizes = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "patch_size": 14}
+    Dinov2Model(Dinov2Config(**sizes, image_size=98)).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -4,37 +4,24 @@ import json
 import os
 import subprocess
 import sys
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed.checkpoint as dcp
 from PIL import Image, ImageDraw
 from typer.testing import CliRunner
 
+from checkpoint import saved
 from uniadgen import AdGenerator, Click, Example, Product, evaluate
 from uniadgen.__main__ import app
 from uniadgen.data.adworld import example_of, shop_of
 from uniadgen.data.rows import Rows
 from uniadgen.model import weights
-from uniadgen.train.loop import checkpoints
 from uniadgen.train.nano import train_recipe
 
 MOST_SECONDS = 60  # of processor time, child processes included: the clock on the wall depends on who else works
-
-
-def read_checkpoint(folder: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a run's newest checkpoint."""
-    reader = dcp.FileSystemReader(checkpoints(folder)[-1][1])
-    entries = reader.read_metadata().state_dict_metadata
-    state = {name: torch.zeros(entry.size, dtype=entry.properties.dtype) for name, entry in entries.items()}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is disabled")
-        dcp.load(state, storage_reader=reader)
-    return state
 
 
 def worked() -> float:
@@ -70,7 +57,7 @@ def test_examples_become_weights(tiny_run: Path, tiny_config) -> None:
 
 
 def test_weights_are_what_was_trained(tiny_run: Path) -> None:
-    trained = read_checkpoint(tiny_run.parent / "model")
+    trained = saved(tiny_run.parent / "model")
     loaded, _, _ = weights.load(tiny_run)
     learning = {name for name, _ in loaded.named_parameters()} & {name.removeprefix("model.") for name in trained}
     assert any(name.startswith("foreground.") for name in learning)
@@ -80,7 +67,7 @@ def test_weights_are_what_was_trained(tiny_run: Path) -> None:
 
 
 def test_the_trained_vq_is_in_the_model(tiny_run: Path) -> None:
-    trained = read_checkpoint(tiny_run.parent / "vq")
+    trained = saved(tiny_run.parent / "vq")
     loaded, _, _ = weights.load(tiny_run)
     for name, tensor in loaded.model.vqmodel.state_dict().items():
         torch.testing.assert_close(tensor, trained[f"model.vq.{name}"].half().float(), rtol=0, atol=0, msg=name)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import Dinov2Config, Dinov2Model, JanusConfig, JanusForConditionalGeneration
+from transformers import Dinov2Model, JanusConfig, JanusForConditionalGeneration
 from typer.testing import CliRunner
 
 from uniadgen.__main__ import app
@@ -72,14 +72,6 @@ def janus(config: UniAdGenConfig, tmp_path_factory: pytest.TempPathFactory) -> P
     assert given.pop("tie_word_embeddings") is False
     path.write_text(json.dumps(given))
     (folder / "tokenizer.json").write_text("{}")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def dinov2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("dinov2")
-    sizes = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "patch_size": 14}
-    Dinov2Model(Dinov2Config(**sizes, image_size=98)).save_pretrained(folder)
     return folder
 
 

@@ -13,7 +13,7 @@ import torch
 from peft import PeftModel
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
-from transformers import Dinov2Config, Dinov2Model, JanusConfig, JanusForConditionalGeneration
+from transformers import JanusConfig, JanusForConditionalGeneration
 from typer.testing import CliRunner
 
 from uniadgen import AdGenerator, Click
@@ -84,14 +84,6 @@ def make_base(config: Config, tokenizer, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="module")
 def base(make_base) -> Path:
     return make_base(0)
-
-
-@pytest.fixture(scope="module")
-def dinov2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("dinov2")
-    sizes = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "patch_size": 14}
-    Dinov2Model(Dinov2Config(**sizes, image_size=98)).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

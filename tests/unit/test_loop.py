@@ -5,17 +5,16 @@ import os
 import signal
 import subprocess
 import sys
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
-import torch.distributed.checkpoint as dcp
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from checkpoint import saved
 from uniadgen.config import TrainConfig
 from uniadgen.data.batch import collate
 from uniadgen.train.loop import Trainer, checkpoints, learning_rate, train
@@ -60,17 +59,6 @@ def lines(folder: Path) -> list[dict]:
     return [{name: value for name, value in line.items() if name != "seconds"} for line in read]
 
 
-def saved(folder: Path) -> dict[str, Tensor]:
-    """Everything in the newest checkpoint of a run, by name."""
-    reader = dcp.FileSystemReader(checkpoints(folder)[-1][1])
-    entries = reader.read_metadata().state_dict_metadata
-    state = {name: torch.zeros(entry.size, dtype=entry.properties.dtype) for name, entry in entries.items()}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is disabled")
-        dcp.load(state, storage_reader=reader)
-    return state
-
-
 def same_bits(one: Path, other: Path) -> bool:
     """Model and optimizers, after as many steps."""
     assert checkpoints(one)[-1][0] == checkpoints(other)[-1][0]
@@ -96,7 +84,7 @@ import os, signal, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-sys.path.insert(0, {here!r})
+sys.path[:0] = [{here!r}, {above!r}]
 from test_loop import CONFIG, batches, run
 
 def deadly(step):
@@ -109,7 +97,8 @@ run(Path({folder!r}), CONFIG, deadly)
 
 
 def test_a_run_that_was_killed_goes_on_to_the_bits_of_one_that_was_not(tmp_path: Path) -> None:
-    script = KILLED.format(here=str(Path(__file__).parent), folder=str(tmp_path / "killed"))
+    here = Path(__file__).parent
+    script = KILLED.format(here=str(here), above=str(here.parent), folder=str(tmp_path / "killed"))
     killed = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert [line["step"] for line in lines(tmp_path / "killed")] == list(range(10))  # two steps past the checkpoint

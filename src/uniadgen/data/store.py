@@ -25,6 +25,7 @@ from PIL import Image
 from uniadgen.config import Config
 from uniadgen.data.cutout import place
 from uniadgen.data.rows import Sample
+from uniadgen.data.whole import write_whole
 from uniadgen.records import Example
 
 MANIFEST = "store.json"
@@ -178,9 +179,7 @@ class StoreWriter:
         for file in self.files.values():
             file.flush()
             os.fsync(file.fileno())
-        partial = self.folder / f"{MANIFEST}.partial"
-        partial.write_text(json.dumps(self.done, indent=2) + "\n")
-        os.replace(partial, self.folder / MANIFEST)
+        write_whole(self.folder / MANIFEST, lambda path: path.write_text(json.dumps(self.done, indent=2) + "\n"))
 
 
 _COUNTS = ("read", "samples", "sample_bytes", "cutouts", "cutout_bytes")

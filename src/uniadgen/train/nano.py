@@ -15,6 +15,7 @@ from uniadgen.data.prompt import STYLE, TEMPLATES
 from uniadgen.data.rows import Rows, Sample
 from uniadgen.data.tokenizer import learn_tokenizer
 from uniadgen.model import vq, weights
+from uniadgen.model.shards import in_new_folder
 from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration
 from uniadgen.pipeline import to_pictures, to_pixels
 from uniadgen.train.log import progress_bar
@@ -64,9 +65,8 @@ def _tokenizer(config: Config, folder: Path) -> PreTrainedTokenizerBase:
     if not folder.exists():
         templates = [text for pool in TEMPLATES.values() for text in pool] + list(STYLE.values())
         tokenizer = learn_tokenizer([*all_texts(shop_of(config.world)), *templates * 100], config.model.vocab_size)
-        partial = folder.with_name(folder.name + ".partial")
-        tokenizer.save_pretrained(partial)
-        partial.rename(folder)
+        with in_new_folder(folder) as partial:
+            tokenizer.save_pretrained(partial)
     return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
