@@ -126,7 +126,6 @@ class TrainConfig:
     optimizer: str = "adamw"  # paper section 5.1; muon: Muon for the matrices of layers, AdamW for the rest
     learning_rate: float = 5e-5  # paper section 5.1
     warmup: int = 100  # steps of linear warm-up
-    start_words: bool = False  # words that shoppers click together begin alike; where a model is trained from scratch
     decay: float = 0.0  # last share of the steps over which the rate falls linearly to zero
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.95)
@@ -317,6 +316,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     vq_train: TrainConfig | None = None  # set where the VQ is trained from scratch
+    words_train: TrainConfig | None = None  # set where texts are learnt first, alone, from the titles of histories (ours)
     train: TrainConfig = field(default_factory=TrainConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     world: WorldConfig | None = None  # set where the data is AdWorld

@@ -48,8 +48,11 @@ def nano() -> Config:
         vq_train=TrainConfig(
             steps=4400, batch_size=12, optimizer="muon", learning_rate=3e-3, warmup=50, decay=0.6, sample_every=500
         ),
+        words_train=TrainConfig(
+            steps=480, batch_size=16, optimizer="muon", learning_rate=2e-3, warmup=30, weight_decay=0.05, save_every=100
+        ),
         train=TrainConfig(
-            steps=3700,
+            steps=2800,
             batch_size=8,
             optimizer="muon",
             learning_rate=2e-3,

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 
 from uniadgen.data.batch import Batch, Kind, Row, collate
+from uniadgen.data.prompt import Shown
 
 
 @pytest.fixture
@@ -78,6 +80,18 @@ def test_a_batch_without_any_click_has_none(make_row: Callable[..., Row], layout
     assert batch.click_ids.shape == (2, 0, 0)
     assert batch.click_codes.shape == (2, 0, tiny_config.click_cells)
     assert batch.clicked.shape == (2, 0)
+
+
+def test_histories_may_be_titles_alone(layout, tiny_config, model) -> None:
+    cutout = np.zeros((4, tiny_config.data.image_size, tiny_config.data.image_size), np.float32)
+    titles = [Shown("dishwasher safe and light", np.zeros(0, np.int64)), Shown("gift box", np.zeros(0, np.int64))]
+    rows = [layout.lay_out("A mug.", ["light"], cutout, clicks) for clicks in ([], titles)]
+    batch = collate(rows, layout.pad_id)
+    assert batch.click_codes.shape == (2, 2, 0)
+    assert (batch.kind == Kind.CLICK_TEXT).sum() == batch.click_words.sum() > 0
+    assert not (batch.kind == Kind.CLICK_IMAGE).any()
+    with torch.no_grad():
+        assert model.read(batch).isfinite().all()
 
 
 def test_a_batch_moves_as_a_whole(batch: Batch) -> None:

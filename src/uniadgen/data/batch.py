@@ -88,7 +88,8 @@ def collate(rows: Sequence[Row], pad_id: int) -> Batch:
     length = max(len(row.ids) for row in rows)
     num_clicks = max(len(row.click_ids) for row in rows)
     num_words = max((len(ids) for row in rows for ids in row.click_ids), default=0)
-    num_codes = rows[0].click_codes.shape[1]
+    shown = next((row for row in rows if len(row.click_ids)), rows[0])
+    num_codes = shown.click_codes.shape[1]  # none where histories are titles alone
     size = len(rows)
     ids = np.full((size, length), pad_id, dtype=np.int64)
     kind = np.zeros((size, length), dtype=np.int64)
@@ -102,7 +103,8 @@ def collate(rows: Sequence[Row], pad_id: int) -> Batch:
         for n, words in enumerate(row.click_ids):
             click_ids[b, n, : len(words)] = words
             click_words[b, n, : len(words)] = True
-        click_codes[b, : len(row.click_codes)] = row.click_codes
+        if len(row.click_ids):
+            click_codes[b, : len(row.click_codes)] = row.click_codes
         clicked[b, : len(row.click_ids)] = True
     return Batch(
         torch.from_numpy(ids),

@@ -1,6 +1,7 @@
 """A recipe from scratch on AdWorld: render the shop, train the VQ, code every picture once, train the model."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from uniadgen.config import Config
 from uniadgen.data.adworld import Stock, all_texts, needed_pictures, render_stock, shop_of
-from uniadgen.data.prompt import STYLE, TEMPLATES
+from uniadgen.data.prompt import STYLE, TEMPLATES, Layout
 from uniadgen.data.rows import Rows, Sample
 from uniadgen.data.tokenizer import learn_tokenizer
 from uniadgen.model import vq, weights
@@ -41,11 +42,9 @@ def train_recipe(config: Config, folder: Path) -> Path:
     model.model.vqmodel.requires_grad_(False)
     _start_codes(model)
     codes = _code_stock(config, model, stock, folder / "stock")
+    if config.words_train is not None and not checkpoints(folder / "model"):
+        _train_words(config, model, tokenizer, AdWorldSource(config, stock, codes[0], codes[1][:, :0]), folder / "words")
     rows = Rows(config, layout, AdWorldSource(config, stock, *codes))
-    if config.train.start_words and not checkpoints(folder / "model"):
-        words = model.get_input_embeddings()
-        assert isinstance(words, torch.nn.Embedding)
-        start_words(words.weight, rows)
     sheet = SampleSheet(model, rows, folder / "model")
     train(model, rows.batches, config.train, folder / "model", what="model", sample=sheet.draw, numbers=rows.numbers)
     weights.save(folder / "weights", model, layout, torch.float16)
@@ -98,6 +97,23 @@ def _start_codes(model: UniAdGenForConditionalGeneration) -> None:
         words = model.get_input_embeddings().weight
         assert isinstance(words, Tensor)
         last.weight.mul_(words.std() / codes.std())
+
+
+def _train_words(
+    config: Config,
+    model: UniAdGenForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerBase,
+    titles_alone: "AdWorldSource",
+    folder: Path,
+) -> None:
+    """What a shopper likes to read about is learnt from titles alone; among the pictures' tokens it was never found."""
+    assert config.words_train is not None
+    alone = replace(config, train=config.words_train, data=replace(config.data, modality="text"))
+    rows = Rows(alone, Layout(tokenizer, alone), titles_alone)
+    words = model.get_input_embeddings()
+    assert isinstance(words, torch.nn.Embedding)
+    start_words(words.weight, rows)
+    train(model, rows.batches, config.words_train, folder, what="words", numbers=rows.numbers)
 
 
 class PictureBatches:
