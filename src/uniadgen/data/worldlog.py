@@ -1,8 +1,8 @@
 """AdWorld's clicks in the form that `uniadgen data build` reads: three tables, and pictures if wanted."""
 
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from uniadgen.data.adworld import cutout_of, picture_of
+from uniadgen.data.clean import pc
 from uniadgen.data.clicklog import Ids
 from uniadgen.data.whole import write_whole
 from uniadgen.world.catalogue import NUM_TEXTS
@@ -37,22 +38,24 @@ def write_log(
     that do not exist. `advance` is told how many events were written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    clicked = np.array([], np.int64)
+    clicked = np.zeros(shop.num_creatives, bool)
     for number, chunk in enumerate(shop.click_log(num_clicks, chunk=ROWS)):
         columns = {"user_id": chunk.user_id, "creative_id": chunk.creative_id, "timestamp": chunk.timestamp}
         names = pa.DictionaryArray.from_arrays(pa.array(chunk.event.astype(np.int8)), pa.array(EVENTS))
         _write(folder / "events" / f"{number:05d}.parquet", pa.table(columns | {"event": names}))
-        clicked = np.union1d(clicked, chunk.creative_id)
+        clicked[chunk.creative_id] = True
         advance(len(chunk.user_id))
-    for number, creatives in enumerate(_chunks(clicked)):
-        table = _creatives(shop, creatives, language, names_only)
+    creatives = np.flatnonzero(clicked)
+    for number, start in enumerate(range(0, len(creatives), ROWS)):
+        table = _creatives(shop, creatives[start : start + ROWS], language, names_only)
         _write(folder / "creatives" / f"{number:05d}.parquet", table)
-    for number, products in enumerate(_chunks(np.arange(shop.num_products))):
+    for number, start in enumerate(range(0, shop.num_products, ROWS)):
+        products = np.arange(start, min(start + ROWS, shop.num_products))
         _write(folder / "products" / f"{number:05d}.parquet", _products(shop, products, language, names_only))
     if picture_size:
         for name in ("pictures", "cutouts"):
             (folder / name).mkdir(exist_ok=True)
-        for picture in np.unique(clicked // NUM_TEXTS).tolist():
+        for picture in np.unique(creatives // NUM_TEXTS).tolist():
             rendered = Image.fromarray(picture_of(shop, picture, picture_size).picture)
             rendered.save(folder / f"pictures/{picture}.jpg", quality=90)
         for product in range(shop.num_products):
@@ -60,43 +63,39 @@ def write_log(
             Image.fromarray(cutout_of(shop, first, picture_size)).save(folder / f"cutouts/{product}.png")
 
 
-def _chunks(ids: Ids) -> Iterator[Ids]:
-    edges = [*range(0, len(ids), ROWS), len(ids)]
-    return (ids[start:end] for start, end in pairwise(edges))
-
-
 def _creatives(shop: Shop, creatives: Ids, language: str, names_only: bool) -> pa.Table:
     pictures = creatives // NUM_TEXTS
     products = shop.product_ids(pictures)
     if names_only:
-        texts = _numbered(_names(shop, products, language), creatives)
+        texts = _joined(_names(shop, products, language), " ", creatives)
     else:
-        texts = [shop.creative(number).text(language) for number in creatives.tolist()]
-    images = _numbered(np.full(len(pictures), "pictures/"), pictures, "", ".jpg")
+        texts = pa.array([shop.creative(number).text(language) for number in creatives.tolist()])
+    images = _joined("pictures/", pictures, ".jpg")
     return pa.table({"creative_id": creatives, "product_id": products, "image": images, "text": texts})
 
 
 def _products(shop: Shop, products: Ids, language: str, names_only: bool) -> pa.Table:
-    names = _names(shop, products, language)
     if names_only:
-        descriptions = _numbered(names, products)
-        points = pa.ListArray.from_arrays(np.arange(len(products) + 1, dtype=np.int32), pa.array(names))
+        names = _names(shop, products, language)
+        descriptions = _joined(names, " ", products)
+        points = pa.ListArray.from_arrays(np.arange(len(products) + 1, dtype=np.int32), names)
     else:
-        descriptions = [shop.product(number).description(language) for number in products.tolist()]
+        descriptions = pa.array([shop.product(number).description(language) for number in products.tolist()])
         points = pa.array([list(shop.product(number).selling_points(language)) for number in products.tolist()])
-    categories = np.array(shop.families)[products // shop.num_variants]
-    images = _numbered(np.full(len(products), "cutouts/"), products, "", ".png")
     columns = {"product_id": products, "description": descriptions, "selling_points": points}
-    return pa.table(columns | {"image": images, "category": categories})
+    families = pa.array(shop.families).take(pa.array(products // shop.num_variants))
+    return pa.table(columns | {"image": _joined("cutouts/", products, ".png"), "category": families})
 
 
-def _names(shop: Shop, products: Ids, language: str) -> np.ndarray:
+def _names(shop: Shop, products: Ids, language: str) -> Any:
     names = [short_name(family, FAMILIES[family].department, language) for family in shop.families]
-    return np.array(names)[products // shop.num_variants]
+    return pa.array(names).take(pa.array(products // shop.num_variants))
 
 
-def _numbered(names: np.ndarray, numbers: Ids, between: str = " ", after: str = "") -> np.ndarray:
-    return np.char.add(np.char.add(np.char.add(names, between), numbers.astype(str)), after)
+def _joined(*parts: Any) -> Any:
+    """Texts row by row from texts, columns of texts and numbers."""
+    columns = [pa.array(part).cast(pa.string()) if isinstance(part, np.ndarray) else part for part in parts]
+    return pc.binary_join_element_wise(*columns, "")
 
 
 def _write(path: Path, table: pa.Table) -> None:
