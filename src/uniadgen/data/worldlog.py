@@ -1,6 +1,7 @@
 """AdWorld's clicks in the form that `uniadgen data build` reads: three tables, and pictures if wanted."""
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,20 +31,21 @@ def write_log(
     names_only: bool = False,
     picture_size: int = 0,
     advance: Callable[[int], None] = lambda _: None,
-) -> None:
-    """Writes events, the creatives that were clicked, and all products of a shop.
+) -> dict[str, int]:
+    """Writes events, the creatives that were clicked, and all products of a shop; returns how many there are of each.
 
     `names_only`: texts are a product's short name with a number instead of sentences, for logs of millions of
     products. `picture_size`: side in pixels of the pictures and cut-outs to render; 0: none, `image` then names files
     that do not exist. `advance` is told how many events were written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    clicked = np.zeros(shop.num_creatives, bool)
+    clicked, met = np.zeros(shop.num_creatives, bool), np.zeros(num_clicks, bool)
     for number, chunk in enumerate(shop.click_log(num_clicks, chunk=ROWS)):
         columns = {"user_id": chunk.user_id, "creative_id": chunk.creative_id, "timestamp": chunk.timestamp}
         names = pa.DictionaryArray.from_arrays(pa.array(chunk.event.astype(np.int8)), pa.array(EVENTS))
         _write(folder / "events" / f"{number:05d}.parquet", pa.table(columns | {"event": names}))
         clicked[chunk.creative_id] = True
+        met[chunk.user_id] = True
         advance(len(chunk.user_id))
     creatives = np.flatnonzero(clicked)
     for number, start in enumerate(range(0, len(creatives), ROWS)):
@@ -61,6 +63,35 @@ def write_log(
         for product in range(shop.num_products):
             first = product * shop.pictures_per_product
             Image.fromarray(cutout_of(shop, first, picture_size)).save(folder / f"cutouts/{product}.png")
+    counts = {"users": int(met.sum()), "creatives": len(creatives), "products": shop.num_products}
+    return {"clicks": num_clicks} | counts
+
+
+def repeat_log(
+    log: Path, folder: Path, num_clicks: int, num_shoppers: int, advance: Callable[[int], None]
+) -> dict[str, int]:
+    """Writes a log of more clicks on the catalogue of a log: its clicks over and over, each time by other shoppers.
+
+    `num_shoppers`: of the log, whose ids are below it. The catalogue's files are the same ones (hard links). Returns
+    how many clicks, users, creatives and products there are.
+    """
+    counts = {}
+    for table in ("creatives", "products"):
+        (folder / table).mkdir(parents=True)
+        for path in sorted((log / table).iterdir()):
+            os.link(path, folder / table / path.name)
+        counts[table] = sum(pq.read_metadata(path).num_rows for path in (log / table).iterdir())
+    files, met = sorted((log / "events").iterdir()), np.zeros(num_clicks, bool)  # fewer shoppers than clicks
+    rows = number = 0
+    while rows < num_clicks:
+        turn, place = divmod(number, len(files))
+        events = pq.read_table(files[place], use_threads=False).slice(0, num_clicks - rows)
+        users = events["user_id"].to_numpy() + turn * num_shoppers
+        met[users] = True
+        _write(folder / "events" / f"{number:05d}.parquet", events.set_column(0, "user_id", pa.array(users)))
+        rows, number = rows + len(events), number + 1
+        advance(len(events))
+    return {"clicks": rows, "users": int(met.sum())} | counts
 
 
 def _creatives(shop: Shop, creatives: Ids, language: str, names_only: bool) -> pa.Table:
