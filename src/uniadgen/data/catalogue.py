@@ -44,8 +44,7 @@ def _keep_entries(plan: Plan, table: str, execute: Execute, progress: Progress) 
             for start in range(0, _scan(plan, piece).metadata.num_rows, PICTURES_PER_TASK)
         ]
         run_tasks("pictures", picture_task, slices, [PICTURES_PER_TASK] * len(slices), execute, progress)
-    if not plan.work(f"{table}.json").exists():
-        _index(plan, table)
+    run_tasks(f"{table}: join", join_task, [(plan, table)], [sum(sizes)], execute, progress)
     refuse_if_broken(plan, table, [plan.work(f"{table}.json")])
     run_tasks(f"{table}: write", publish_task, arguments, sizes, execute, progress)
 
@@ -101,9 +100,11 @@ def picture_task(plan: Plan, piece: Piece, start: int) -> int:
     return PICTURES_PER_TASK
 
 
-def _index(plan: Plan, table: str) -> None:
+def join_task(plan: Plan, table: str) -> int:
     """Joins all scans of a table: the first of several rows with one id stays, and rows that stay get their numbers."""
-    pieces = plan.of(table)
+    pieces, mark = plan.of(table), plan.work(f"{table}.json")
+    if mark.exists():
+        return sum(piece.rows for piece in pieces)
     ends = np.cumsum([0, *(_scan(plan, piece).metadata.num_rows for piece in pieces)])
     keys, every = np.empty(ends[-1], np.int64), np.empty(ends[-1], np.uint8)
     for piece, (start, end) in zip(pieces, pairwise(ends), strict=True):
@@ -124,7 +125,8 @@ def _index(plan: Plan, table: str) -> None:
         _save_array(plan, f"{table}-{piece.number:05d}.code", own)
         places = _scan(plan, piece).read(["place"], use_threads=False)["place"].to_numpy()
         list_dropped(plan, f"{table}-{piece.number:05d}", piece.file, places, own)
-    save(plan.work(f"{table}.json"), {"rows": len(every), "reasons": counted(every)})
+    save(mark, {"rows": len(every), "reasons": counted(every)})
+    return sum(piece.rows for piece in pieces)
 
 
 def _read_scan(plan: Plan, piece: Piece) -> tuple[Ids, Codes]:

@@ -303,8 +303,14 @@ def _select(plan: Plan, clicks: pa.Table) -> tuple[dict[str, Any], dict[str, Any
     with spilling(plan) as settings, duckdb.connect(":memory:", config=settings) as database:
         database.execute("SET enable_progress_bar = false")  # it would draw into our own
         database.register("clicks", clicks)
-        database.execute(KERNEL.format(**values))
-        samples, lost = (database.execute(query.format(**values)).fetchnumpy() for query in (SAMPLES, LOST))
+        try:
+            database.execute(KERNEL.format(**values))
+            samples, lost = (database.execute(query.format(**values)).fetchnumpy() for query in (SAMPLES, LOST))
+        except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
+            said = str(error).splitlines()[0]
+            raise OSError(
+                f"{plan.work('')}: {said}: free some disk, or raise build.memory_mb ({build.memory_mb})"
+            ) from None
         return samples, lost
 
 
