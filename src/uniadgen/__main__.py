@@ -332,7 +332,7 @@ Ray = Annotated[str | None, typer.Option(help="Run on a Ray cluster instead: its
 @plainly
 def bench_data(
     clicks: Annotated[list[int] | None, typer.Option(min=1000, help="Clicks of a log. Repeatable.")] = None,
-    work: Annotated[Path, typer.Option(help="The folder for logs, which are kept, and datasets.")] = Path("bench"),
+    work: Annotated[Path, typer.Option(help="The folder for logs, which are kept, and datasets.")] = Path("runs/bench"),
     processes: Processes = 2,
     ray: Annotated[str | None, typer.Option(help="Build once more on Ray: an address, or `local`.")] = None,
     out: Annotated[Path, typer.Option(help="Where the figures are written; a plot beside it.")] = Path("bench.json"),
