@@ -71,7 +71,7 @@ class Measured:
 
 def shop_config(num_clicks: int) -> WorldConfig:
     """A shop with as many products for its clicks as PAd1M has, one picture each."""
-    products = PAD1M["products"] * num_clicks / MOST_NEW
+    products = PAD1M["products"] * num_clicks / PAD1M["clicks"]
     blocks = max(1, round(products / len(FAMILIES) / _WHOLE_BLOCKS))
     return WorldConfig(num_variants=blocks * _WHOLE_BLOCKS, pictures_per_product=1)
 
