@@ -1,8 +1,10 @@
 """Small click logs for tests: written as Parquet in several files, with pictures of one colour."""
 
 import functools
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -76,9 +78,12 @@ def write_pictures(log: Path, num_creatives: int) -> None:
         Image.new("RGB", (16, 16), (number % 256, 90, 20)).save(log / "pictures" / f"{number}.png")
 
 
-def build(log: Path, folder: Path, config: DatasetConfig, number: int = 1, secret: bytes = KEY) -> dict[str, Any]:
-    """Builds in this process, or in `number` of them."""
-    with processes(number) as execute:
+def build(
+    log: Path, folder: Path, config: DatasetConfig, number: int = 1, secret: bytes = KEY, card: bool = False
+) -> dict[str, Any]:
+    """Builds in this process, or in `number` of them. `card`: also draw the data card, which takes most of the time."""
+    drawn = nullcontext() if card else patch.object(building.card, "write_card")
+    with drawn, processes(number) as execute:
         return building.build(log, folder, config, secret, execute, PROGRESS)
 
 

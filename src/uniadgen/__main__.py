@@ -328,6 +328,38 @@ Processes = Annotated[int, typer.Option(min=1, max=1024, help="Processes on this
 Ray = Annotated[str | None, typer.Option(help="Run on a Ray cluster instead: its address, or `local` to start one.")]
 
 
+@bench_app.command("data")
+@plainly
+def bench_data(
+    clicks: Annotated[list[int] | None, typer.Option(min=1000, help="Clicks of a log. Repeatable.")] = None,
+    work: Annotated[Path, typer.Option(help="The folder for logs, which are kept, and datasets.")] = Path("runs/bench"),
+    processes: Processes = 2,
+    ray: Annotated[str | None, typer.Option(help="Build once more on Ray: an address, or `local`.")] = None,
+    out: Annotated[Path, typer.Option(help="Where the figures are written; a plot beside it.")] = Path("bench.json"),
+) -> None:
+    """Time `data build` on logs of AdWorld as dense as PAd1M: seconds, CPU and memory of each step.
+
+    One million clicks by default. Above 19 million the catalogue stays, and more shoppers click on it. No pictures.
+
+    Example: uniadgen bench data --clicks 1000000 --clicks 19000000 --clicks 100000000
+    """
+    files.check_output(out, (".json",))
+    from uniadgen.data import bench
+
+    measured = []
+    for number in sorted(clicks or [1_000_000]):
+        with _rows("log", number) as bar:
+            log = bench.make_log(work, number, lambda rows, bar=bar: bar.advance(by=rows))
+        for cluster in [None, ray] if ray else [None]:
+            measured.append(bench.measure(log, work / "dataset", processes, cluster))
+            Console().print(bench.table(measured[-1:]))
+    figures = json.dumps(bench.report(measured), indent=2) + "\n"
+    files.write_whole(out, lambda path: path.write_text(figures))
+    files.write_whole(out.with_suffix(".png"), lambda path: bench.plot(measured).savefig(path, dpi=110))
+    Console().print(bench.table(measured))
+    print(out)
+
+
 @data_app.command()
 @plainly
 def build(

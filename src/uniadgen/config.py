@@ -230,7 +230,7 @@ class BuildConfig:
     picture_tries: int = 3
     max_broken: float = 0.1  # share of malformed rows of a table above which the build stops
     rows_per_task: int = 1_000_000  # rows held in memory by one task that reads the log
-    rows_per_bucket: int = 1_000_000  # log rows, on average, that one select task reads
+    rows_per_bucket: int = 500_000  # log rows, on average, that one select task reads
     memory_mb: int = 400  # DuckDB's limit in a select task; beyond it, it spills to disk
 
     def __post_init__(self) -> None:

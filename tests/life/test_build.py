@@ -1,13 +1,15 @@
 """A dataset from a click log: the same bytes wherever it runs and however it is disturbed, and nothing unaccounted."""
 
-import errno
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +20,8 @@ import pytest
 import shop_log
 from shop_log import KEY, PROGRESS, SMALL, START, build, contents, dataset_config, events, samples, write, write_log
 from uniadgen.data import build as building
-from uniadgen.data import clean, plan
-from uniadgen.data.executor import processes
+from uniadgen.data import catalogue, clean, clicklog, plan
+from uniadgen.data.executor import Task, processes
 from uniadgen.world.counters import What, bits
 
 
@@ -33,7 +35,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def undisturbed(log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The dataset of that log."""
     folder = tmp_path_factory.mktemp("dataset") / "undisturbed"
-    build(log, folder, dataset_config())
+    build(log, folder, dataset_config(), card=True)
     return folder
 
 
@@ -116,15 +118,15 @@ def test_splits_are_shares_of_users(log: Path, tmp_path: Path) -> None:
 
 
 def test_two_processes_give_the_same_bytes(log: Path, undisturbed: Path, tmp_path: Path) -> None:
-    build(log, tmp_path / "out", dataset_config(), number=2)
+    build(log, tmp_path / "out", dataset_config(), number=2, card=True)
     assert contents(tmp_path / "out") == contents(undisturbed)
 
 
 def test_building_again_changes_nothing(log: Path, tmp_path: Path) -> None:
-    build(log, tmp_path / "out", dataset_config())
+    build(log, tmp_path / "out", dataset_config(), card=True)
     parts = sorted((tmp_path / "out" / "samples").iterdir())
     before, times = contents(tmp_path / "out"), [path.stat().st_mtime_ns for path in parts]
-    build(log, tmp_path / "out", dataset_config())
+    build(log, tmp_path / "out", dataset_config(), card=True)
     assert contents(tmp_path / "out") == before
     assert [path.stat().st_mtime_ns for path in parts] == times
 
@@ -147,7 +149,7 @@ def test_a_kill_leaves_a_build_that_goes_on_to_the_same_bytes(
     running.wait()
     assert not (folder / "manifest.json").exists()
     wait_for_lock(folder)
-    build(log, folder, dataset_config(), number=3 - number)
+    build(log, folder, dataset_config(), number=3 - number, card=True)
     assert contents(folder) == contents(undisturbed)
 
 
@@ -165,26 +167,29 @@ def test_a_second_build_in_the_same_folder_is_refused(log: Path, tmp_path: Path)
     assert "another build is running here" in result.stderr
 
 
-@pytest.mark.parametrize("call", [0, 4, 9, 14])
-def test_a_full_disk_stops_the_build_and_space_lets_it_go_on(
-    log: Path, undisturbed: Path, tmp_path: Path, monkeypatch, call: int
-) -> None:
-    calls, real = [], pq.write_table
+@contextmanager
+def full_disk(room: int) -> Iterator[None]:
+    """No file of this process grows beyond `room` bytes."""
+    before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
 
-    def full(table: pa.Table, path: Path, **options) -> None:
-        calls.append(path)
-        if len(calls) > call:
-            Path(path).write_bytes(b"PAR1 half of it")
-            raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        real(table, path, **options)
 
-    monkeypatch.setattr(pq, "write_table", full)
-    with pytest.raises(OSError, match="No space left"):
-        build(log, tmp_path / "out", dataset_config())
-    monkeypatch.undo()
-    assert not list((tmp_path / "out").rglob("*partial*"))
-    build(log, tmp_path / "out", dataset_config())
-    assert contents(tmp_path / "out") == contents(undisturbed)
+def test_a_full_disk_stops_the_build_and_space_lets_it_go_on(log: Path, undisturbed: Path, tmp_path: Path) -> None:
+    folder, reached = tmp_path / "out", []
+    for room in (200, 1_500, 5_000, 8_000, 16_000):
+        with full_disk(room), pytest.raises(OSError, match=r"File too large|could not be written") as stopped:
+            build(log, folder, dataset_config(), card=True)
+        assert str(folder) in str(stopped.value)
+        assert not list(folder.rglob("*partial*"))
+        assert not (folder / "manifest.json").exists()
+        reached.append(len(contents(folder)))
+    assert len(set(reached)) > 3, "it stopped at one place"
+    build(log, folder, dataset_config(), card=True)
+    assert contents(folder) == contents(undisturbed)
 
 
 def test_a_worker_that_is_killed_is_told_in_one_line(tmp_path: Path) -> None:
@@ -246,7 +251,7 @@ def test_a_deleted_user_leaves_and_only_their_partition_is_made_again(
     scratch.mkdir()
     (scratch / "forgotten.json").write_bytes((folder / "forgotten.json").read_bytes())
     (scratch / "build.json").write_bytes((folder / "build.json").read_bytes())
-    build(log, scratch, dataset_config())
+    build(log, scratch, dataset_config(), card=True)
     assert contents(scratch) == contents(folder)  # as if they had never clicked
 
 
@@ -279,22 +284,68 @@ def test_denied_categories_stay_out_with_all_that_hangs_on_them(log: Path, tmp_p
 # abuse
 
 
-def test_a_user_with_very_many_clicks(tmp_path: Path) -> None:
-    many = 300_000
-    rng = np.random.default_rng(0)
-    clicks = events(1000)
-    bot = {
-        "user_id": np.full(many, 999),
-        "creative_id": rng.integers(0, 400, many),
-        "timestamp": START + np.arange(many),
-        "event": np.full(many, "click"),
-    }
-    both = {name: np.concatenate([clicks[name], bot[name]]) for name in clicks}
-    config = dataset_config(build__rows_per_task=100_000, build__rows_per_bucket=100_000)
-    manifest = build(write_log(tmp_path / "log", both), tmp_path / "out", config)
+def test_a_user_with_two_million_clicks(tmp_path: Path) -> None:
+    many, clicks = 2_000_000, events(1000)
+    creatives = np.random.default_rng(0).integers(0, 400, many)
+    bot = {"user_id": np.full(many, 999), "creative_id": creatives, "timestamp": START + np.arange(many)}
+    both = {name: np.concatenate([clicks[name], bot[name]]) for name in bot}
+    kinds = pa.DictionaryArray.from_arrays(np.zeros(many + 1000, np.int8), pa.array(["click"]))
+    log = write_log(tmp_path / "log", both | {"event": kinds})
+    sizes = ("--set", "build.rows_per_task=1000000", "--set", "build.rows_per_bucket=500000")
+    running = subprocess.Popen([*command(log, tmp_path / "out", "--processes", "1"), *sizes], stdout=subprocess.DEVNULL)
+    _, status, used = os.wait4(running.pid, 0)
+    running.returncode = os.waitstatus_to_exitcode(status)
+    assert running.returncode == 0
+    assert used.ru_maxrss < 1_000_000, "kB"
+    assert used.ru_utime + used.ru_stime < 30
     longest = max(samples(tmp_path / "out"), key=lambda sample: len(sample[2]))
     assert len(longest[2]) == 100
-    assert manifest["dropped"]["events"]["repeated"] > many - 400 - 1000
+    dropped = json.loads((tmp_path / "out" / "manifest.json").read_text())["dropped"]["events"]
+    assert dropped["repeated"] > many - 400 - 1000
+
+
+def test_titles_of_100_kb_in_every_script_stay_as_they_are(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(clicklog, "BLOCK_BYTES", 1_000_000)
+    log = write_log(tmp_path / "log", events(600))
+    titles = [f"{number} {'Häuser 家具 мебель أثاث 👩‍👩‍👧 é ' * 2_000}" for number in range(400)]
+    assert min(len(title.encode()) for title in titles) > 100_000
+    columns = pq.read_table(log / "creatives.parquet").to_pydict() | {"text": titles}
+    write(log / "creatives.parquet", columns)
+    config = dataset_config(build__max_characters=100_000, build__rows_per_task=10_000)
+    (piece,) = clicklog.pieces_of(log, "creatives", config)
+    assert max(block.columns["text"].nbytes for block in clicklog.read(piece, config)) < 2_000_000
+    manifest = build(log, tmp_path / "out", config)
+    assert manifest["dropped"]["creatives"] == {}
+    assert pq.read_table(tmp_path / "out" / "creatives")["text"].to_pylist() == titles
+    dropped = build(log, tmp_path / "short", dataset_config(build__max_broken=1.0))["dropped"]
+    assert dropped["creatives"] == {"long_text": 400}
+
+
+def test_of_entries_with_one_id_the_first_good_one_stays(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(catalogue, "SHARD", 50)  # many ranges of keys
+    log = write_log(tmp_path / "log", events(600))
+    columns = pq.read_table(log / "creatives.parquet").to_pydict()
+    columns["creative_id"][10:15] = [9, 9, None, 20, None]  # 20 comes before row 20
+    columns["text"][9] = " "  # so row 10 is the first good one
+    columns["text"][30] = None  # nothing is left of it
+    columns["product_id"][40:42] = [None, 5000]
+    write(log / "creatives.parquet", columns)
+    manifest = build(log, tmp_path / "out", dataset_config(build__rows_per_task=100))
+    expected = {"no_id": 2, "duplicate_id": 2, "no_text": 2, "no_product": 1, "unknown_product": 1}
+    assert manifest["dropped"]["creatives"] == dict(sorted(expected.items()))
+    listed = pq.read_table(tmp_path / "out" / "dropped" / "creatives-00000.parquet").to_pylist()
+    reasons = {9: "no_text", 11: "duplicate_id", 12: "no_id", 14: "no_id", 20: "duplicate_id", 30: "no_text"}
+    reasons |= {40: "no_product", 41: "unknown_product"}
+    assert {row["place"]: row["reason"] for row in listed} == reasons
+    gone = sorted(reasons)
+    texts = [f"title {number} 家 😀" for number in range(400) if number not in gone]
+    assert pq.read_table(tmp_path / "out" / "creatives")["text"].to_pylist() == texts
+    clicks = events(600)
+    clicked = clicks["creative_id"][clicks["event"] == "click"].tolist()
+    known = set(columns["creative_id"]) - {None}
+    counted = manifest["dropped"]["events"]
+    assert counted["unknown_creative"] == sum(creative not in known for creative in clicked)
+    assert counted["dropped_creative"] == sum(creative in (30, 40, 41) for creative in clicked)
 
 
 def test_rows_that_cannot_be_are_counted_and_listed(tmp_path: Path) -> None:
@@ -379,17 +430,38 @@ def test_the_card_counts_and_draws(undisturbed: Path) -> None:
 
 def test_a_log_without_categories_or_samples_has_a_card_too(tmp_path: Path) -> None:
     log = write_log(tmp_path / "log", events(30), categories=False)
-    assert build(log, tmp_path / "out", dataset_config())["samples"] == 0
+    assert build(log, tmp_path / "out", dataset_config(), card=True)["samples"] == 0
     assert "without categories" in (tmp_path / "out" / "README.md").read_text()
 
 
 # Ray
 
 
-def test_ray_gives_the_same_bytes(log: Path, undisturbed: Path, tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_killed_workers_of_ray_are_replaced_and_the_bytes_are_the_same(
+    log: Path, undisturbed: Path, tmp_path: Path
+) -> None:
     pytest.importorskip("ray", reason="Ray is an extra: pip install 'uniadgen[ray]'")
-    result = subprocess.run(
-        command(log, tmp_path / "out", "--ray", "local"), check=False, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stderr
-    assert contents(tmp_path / "out") == contents(undisturbed)
+    folder, marks = tmp_path / "out", tmp_path / "marks"
+    marks.mkdir()
+
+    def dies_once(mark: Path, task: Task, *arguments: object) -> int:
+        """The first call is killed when its first file is written and not yet renamed."""
+        if not mark.exists():
+            mark.touch()
+            os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        return task(*arguments)
+
+    with building.where(1, "local") as execute:
+
+        def disturbed(task: Task, arguments: Sequence[tuple]) -> Iterator[int]:
+            kinds = (task.__name__ in ("partition_task", "select_task") and n == 1 for n in range(len(arguments)))
+            named = [marks / (f"{task.__name__}" if kind else "none") for kind in kinds]
+            (marks / "none").touch()
+            return execute(dies_once, [(mark, task, *each) for mark, each in zip(named, arguments, strict=True)])
+
+        building.build(log, folder, dataset_config(), KEY, disturbed, PROGRESS)
+        assert {path.name for path in marks.iterdir()} == {"none", "partition_task", "select_task"}
+        assert contents(folder) == contents(undisturbed)
+        with pytest.raises(ValueError, match=r"^invalid literal for int\(\) with base 10: 'x'$"):
+            list(execute(int, [("x",)]))

@@ -1,5 +1,6 @@
 """`uniadgen world log` and `uniadgen data ...` as a person runs them, on a small log of AdWorld."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typer.testing import CliRunner, Result
 
 from shop_log import SMALL, contents, dataset_config, events, samples, write_log
 from uniadgen.__main__ import app
+from uniadgen.data import bench
 from uniadgen.data.card import treemap
 from uniadgen.data.executor import processes
 from uniadgen.data.plan import read_key
@@ -131,3 +133,37 @@ def test_a_treemap_fills_its_field_without_overlap() -> None:
         for left, top, across, down in placed[:number]:
             apart = (x - left - across, left - x - width, y - top - down, top - y - height)
             assert max(apart) > -1e-9
+
+
+def test_the_bench_measures_builds_of_logs_that_it_keeps(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(bench, "MOST_NEW", 2000)
+    out = tmp_path / "bench.json"
+    sizes = ("--clicks", 5000, "--clicks", 2000)
+    result = call("bench", "data", *sizes, "--work", tmp_path / "work", "--processes", 1, "--out", out)
+    assert result.exit_code == 0, result.stderr
+    small, large = json.loads(out.read_text())["builds"]
+    assert (small["clicks"], large["clicks"]) == (2000, 5000)
+    assert large["creatives"] == small["creatives"]
+    assert large["users"] > 2 * small["users"]
+    assert large["samples"] > 2 * small["samples"] > 0
+    assert [step["name"] for step in small["steps"]][-3:] == ["clicks", "samples", "manifest and card"]
+    for build in (small, large):
+        assert 0.1 < build["cpu_seconds"] < build["seconds"] * 1.1
+        assert 50e6 < build["peak_bytes"] < 1e9
+        assert sum(step["seconds"] for step in build["steps"]) == pytest.approx(build["seconds"])
+    assert out.with_suffix(".png").stat().st_size > 5000
+    assert sorted(path.name for path in (tmp_path / "work").glob("log-*")) == ["log-2000", "log-5000"]
+    events = pq.read_table(tmp_path / "work" / "log-5000" / "events")
+    assert len(events) == 5000
+    assert len(set(events["user_id"].to_pylist())) == large["users"]
+
+
+def test_the_bench_tells_what_a_build_said_that_failed(tmp_path: Path) -> None:
+    (tmp_path / "log").mkdir()
+    with pytest.raises(ChildProcessError, match="got nothing for products"):
+        bench.measure(tmp_path / "log", tmp_path / "out", 1, None)
+
+
+def test_slopes_are_of_logarithms() -> None:
+    assert bench.slope([1, 10, 100], [3, 30, 300]) == pytest.approx(1)
+    assert bench.slope([1, 10, 100], [5, 5, 5]) == pytest.approx(0)

@@ -29,6 +29,7 @@ from uniadgen.data.plan import (
     make_plan,
     marks_of,
     save,
+    sweep,
 )
 
 # Section 3.1 in its order; each step may be run again at any time.
@@ -82,6 +83,7 @@ def finish(plan: Plan) -> dict[str, Any]:
         "content": f"{content[0]:016x}{content[1]:016x}",
         "files": {str(path.relative_to(plan.folder)): digest_of(path) for path in _tables(plan.folder)},
     }
+    sweep(plan.folder)  # Ray goes on without workers that were killed
     (plan.folder / "manifest.json").unlink(missing_ok=True)
     card.write_card(plan.folder, plan.config, manifest)
     save(plan.folder / "manifest.json", manifest)

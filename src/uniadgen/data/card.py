@@ -1,13 +1,13 @@
 """The data card of a dataset that was built: what is in it, what was dropped, and how it compares with PAd1M."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
@@ -39,41 +39,52 @@ class Contents(NamedTuple):
 
 
 def contents_of(folder: Path) -> Contents:
-    """Reads the whole dataset's numbers; its words stay on disk."""
-    samples = pq.read_table(folder / "samples", columns=["split", "target", "history"])
+    """Counts a dataset file by file; its words stay on disk, and no more than one file's samples are in memory."""
     product = pq.read_table(folder / "creatives", columns=["product"])["product"].to_numpy()
-    targets = samples["target"].to_numpy().astype(np.int64)
-    histories = pc.list_flatten(samples["history"]).to_numpy().astype(np.int64)
-    lengths = pc.list_value_length(samples["history"]).to_numpy().astype(np.int64)
-    category = pq.read_table(folder / "products", columns=["category"])["category"]
-    names = samples["split"].to_pylist()
-    in_train, in_test = (
-        _used(len(product), targets, histories, lengths, np.array([name == split for name in names], bool))
-        for split in ("train", "test")
-    )
-    per_creative = np.bincount(np.concatenate([targets, histories]), minlength=len(product))
-    categories: dict[str, int] = {}
-    if category.null_count < len(category):
-        chosen = pc.fill_null(category.take(pa.array(product[targets])), "(none)")
-        found = [(str(entry["values"]), int(entry["counts"])) for entry in pc.value_counts(chosen).to_pylist()]
-        categories = dict(sorted(found, key=lambda pair: (-pair[1], pair[0])))
+    num_products = sum(pq.read_metadata(path).num_rows for path in _files(folder / "products"))
+    per_creative, products = np.zeros(len(product), np.int64), np.zeros(num_products, np.int64)
+    splits, targets, clicks = Counter[str](), np.zeros(num_products, np.int64), [np.array([], np.int64)]
+    in_split = {name: np.zeros(len(product), bool) for name in ("train", "test")}
+    for path in _files(folder / "samples"):
+        samples = pq.read_table(path, columns=["split", "target", "history"])
+        target, history = samples["target"].to_numpy(), pc.list_flatten(samples["history"]).to_numpy()
+        lengths = pc.list_value_length(samples["history"]).to_numpy().astype(np.int64)
+        for creatives in (target, history):
+            np.add.at(per_creative, creatives, 1)
+            np.add.at(products, product[creatives], 1)
+        np.add.at(targets, product[target], 1)
+        splits.update({entry["values"]: entry["counts"] for entry in pc.value_counts(samples["split"]).to_pylist()})
+        for name, used in in_split.items():
+            chosen = np.asarray(pc.equal(samples["split"], name))
+            used[target[chosen]] = True
+            used[history[np.repeat(chosen, lengths)]] = True
+        clicks.append(lengths + 1)
     return Contents(
-        splits={split: names.count(split) for split in ("train", "validation", "test")},
-        clicks=lengths + 1,
+        splits={split: splits[split] for split in ("train", "validation", "test")},
+        clicks=np.concatenate(clicks),
         per_creative=per_creative,
-        products=np.bincount(product, weights=per_creative, minlength=len(category)).astype(np.int64),
-        categories=categories,
-        seen=float((in_train & in_test).sum() / max(1, in_test.sum())),
+        products=products,
+        categories=_categories_of(folder, targets),
+        seen=float((in_split["train"] & in_split["test"]).sum() / max(1, in_split["test"].sum())),
     )
 
 
-def _used(
-    size: int, targets: Counts, histories: Counts, lengths: Counts, chosen: NDArray[np.bool_]
-) -> NDArray[np.bool_]:
-    used = np.zeros(size, bool)
-    used[targets[chosen]] = True
-    used[histories[np.repeat(chosen, lengths)]] = True
-    return used
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("[!.]*.parquet"))
+
+
+def _categories_of(folder: Path, targets: Counts) -> dict[str, int]:
+    """Samples by the category of the target's product, most first; empty where no product has one."""
+    counts, any_named, start = Counter[str](), False, 0
+    for path in _files(folder / "products"):
+        column = pq.read_table(path, columns=["category"])["category"].combine_chunks()
+        any_named |= column.null_count < len(column)
+        codes = pc.fill_null(column, "(none)").dictionary_encode()
+        sums = np.bincount(codes.indices.to_numpy(), targets[start : start + len(column)]).astype(np.int64).tolist()
+        counts.update(dict(zip(codes.dictionary.to_pylist(), sums, strict=True)))
+        start += len(column)
+    found = {name: count for name, count in counts.items() if count}
+    return dict(sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))) if any_named else {}
 
 
 def write_card(folder: Path, config: DatasetConfig, manifest: dict[str, Any]) -> None:
@@ -220,7 +231,8 @@ def _histograms(contents: Contents) -> Figure:
         (right, contents.per_creative[contents.per_creative > 0], "users of a creative"),
     ):
         edges = np.unique(np.geomspace(1, max(2, values.max(initial=1)) + 1, 30).astype(int))
-        axis.hist(values, bins=edges, color=_BAR)
+        counts = np.bincount(values)  # far fewer than values
+        axis.hist(np.arange(len(counts)), bins=edges, weights=counts, color=_BAR)
         axis.set(xlabel=what, ylabel="users" if axis is left else "creatives")
         if len(values):
             _logarithmic(axis)

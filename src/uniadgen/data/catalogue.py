@@ -20,6 +20,7 @@ from uniadgen.data.whole import write_whole
 Rows = NDArray[np.int32]
 DROPPED, UNKNOWN = -1, -2  # in place of the number of a row
 PICTURES_PER_TASK = 2_000
+SHARD = 2_000_000  # keys that are sorted at once
 
 
 def keep_products(plan: Plan, execute: Execute, progress: Progress) -> None:
@@ -43,8 +44,7 @@ def _keep_entries(plan: Plan, table: str, execute: Execute, progress: Progress) 
             for start in range(0, _scan(plan, piece).metadata.num_rows, PICTURES_PER_TASK)
         ]
         run_tasks("pictures", picture_task, slices, [PICTURES_PER_TASK] * len(slices), execute, progress)
-    if not plan.work(f"{table}.json").exists():
-        _index(plan, table)
+    run_tasks(f"{table}: join", join_task, [(plan, table)], [sum(sizes)], execute, progress)
     refuse_if_broken(plan, table, [plan.work(f"{table}.json")])
     run_tasks(f"{table}: write", publish_task, arguments, sizes, execute, progress)
 
@@ -100,34 +100,69 @@ def picture_task(plan: Plan, piece: Piece, start: int) -> int:
     return PICTURES_PER_TASK
 
 
-def _index(plan: Plan, table: str) -> None:
+def join_task(plan: Plan, table: str) -> int:
     """Joins all scans of a table: the first of several rows with one id stays, and rows that stay get their numbers."""
-    pieces, scans, codes = plan.of(table), [], []
-    for piece in pieces:
-        scans.append(_scan(plan, piece).read(["key", "code", "place"], use_threads=False))
-        checked = sorted(plan.work("").glob(f"pictures-{piece.number:05d}-*.npy")) if table == "creatives" else []
-        codes.append(np.concatenate([np.load(path) for path in checked]) if checked else scans[-1]["code"].to_numpy())
-    keys, every = np.concatenate([scan["key"].to_numpy() for scan in scans]), np.concatenate(codes).copy()
-    good = np.flatnonzero(every == 0)
-    order = good[np.argsort(keys[good], kind="stable")]
-    again = np.zeros(len(order), bool)
-    again[1:] = keys[order[1:]] == keys[order[:-1]]
-    every[order[again]] = CODE["duplicate_id"]
-    order = order[~again]
-    numbers = np.cumsum(every == 0, dtype=np.int64) - 1
-    nameless = np.isin(every, [CODE[name] for name in ("unreadable", "no_id", "fractional_id", "duplicate_id")])
-    bad = np.setdiff1d(keys[(every != 0) & ~nameless], keys[order])
-    known = np.concatenate([keys[order], bad])
-    rows = np.concatenate([numbers[order], np.full(len(bad), DROPPED)]).astype(np.int32)
-    sort = np.argsort(known, kind="stable")
-    for name, array in (("known", known[sort]), ("row", rows[sort]), ("key", keys[every == 0])):
-        write_whole(plan.work(f"{table}.{name}.npy"), lambda file, array=array: np.save(file, array))
-    ends = np.cumsum([0, *(len(scan) for scan in scans)])
-    for piece, scan, (start, end) in zip(pieces, scans, pairwise(ends), strict=True):
+    pieces, mark = plan.of(table), plan.work(f"{table}.json")
+    if mark.exists():
+        return sum(piece.rows for piece in pieces)
+    ends = np.cumsum([0, *(_scan(plan, piece).metadata.num_rows for piece in pieces)])
+    keys, every = np.empty(ends[-1], np.int64), np.empty(ends[-1], np.uint8)
+    for piece, (start, end) in zip(pieces, pairwise(ends), strict=True):
+        keys[start:end], every[start:end] = _read_scan(plan, piece)
+    known, first = _first_rows(keys, every)
+    _save_array(plan, f"{table}.known", known)
+    del known
+    numbers = np.cumsum(every == 0, dtype=np.int32) - np.int32(1)
+    for start in range(0, len(first), SHARD):
+        part = first[start : start + SHARD]
+        part[:] = np.where(part == DROPPED, np.int32(DROPPED), numbers[part])
+    _save_array(plan, f"{table}.row", first)
+    del first, numbers
+    _save_array(plan, f"{table}.key", keys if not every.any() else keys[every == 0])
+    del keys
+    for piece, (start, end) in zip(pieces, pairwise(ends), strict=True):
         own = every[start:end]
-        write_whole(plan.work(f"{table}-{piece.number:05d}.code.npy"), lambda file, own=own: np.save(file, own))
-        list_dropped(plan, f"{table}-{piece.number:05d}", piece.file, scan["place"].to_numpy(), own)
-    save(plan.work(f"{table}.json"), {"rows": len(every), "reasons": counted(every)})
+        _save_array(plan, f"{table}-{piece.number:05d}.code", own)
+        places = _scan(plan, piece).read(["place"], use_threads=False)["place"].to_numpy()
+        list_dropped(plan, f"{table}-{piece.number:05d}", piece.file, places, own)
+    save(mark, {"rows": len(every), "reasons": counted(every)})
+    return sum(piece.rows for piece in pieces)
+
+
+def _read_scan(plan: Plan, piece: Piece) -> tuple[Ids, Codes]:
+    """Keys of a piece's rows, and what is wrong with each by itself."""
+    scan = _scan(plan, piece).read(["key", "code"], use_threads=False)
+    checked = sorted(plan.work("").glob(f"pictures-{piece.number:05d}-*.npy")) if piece.table == "creatives" else []
+    codes = np.concatenate([np.load(path) for path in checked]) if checked else scan["code"].to_numpy()
+    return scan["key"].to_numpy(), codes
+
+
+def _first_rows(keys: Ids, codes: Codes) -> tuple[Ids, Rows]:
+    """The keys that a table knows, sorted, and for each the first row that may stay, or `DROPPED`.
+
+    Later rows that might have stayed get the code of a duplicate. Works through ranges of keys, which are hashes and so
+    are spread evenly: to sort all of them at once would take several times their memory.
+    """
+    named = ~np.isin(codes, [CODE[name] for name in ("unreadable", "no_id", "fractional_id")])
+    good, bad = codes == 0, named & (codes != 0)
+    known, first, count = np.empty(len(keys), np.int64), np.empty(len(keys), np.int32), 0
+    edges = np.linspace(-(2.0**63), 2.0**63, max(1, -(-len(keys) // SHARD)) + 1).tolist()
+    for low, high in pairwise(map(int, edges)):
+        inside = (keys >= low) & (keys <= high - 1)
+        rows = np.concatenate([np.flatnonzero(inside & good), np.flatnonzero(inside & bad)])
+        rows = rows[np.argsort(keys[rows], kind="stable")]  # of one key first those that may stay, in their order
+        own, stays = keys[rows], good[rows]
+        again = np.zeros(len(rows), bool)
+        again[1:] = own[1:] == own[:-1]
+        codes[rows[again & stays]] = CODE["duplicate_id"]
+        end = count + len(rows) - int(again.sum())
+        known[count:end], first[count:end] = own[~again], np.where(stays, rows, DROPPED)[~again]
+        count = end
+    return known[:count], first[:count]
+
+
+def _save_array(plan: Plan, name: str, array: Any) -> None:
+    write_whole(plan.work(f"{name}.npy"), lambda file: np.save(file, array))
 
 
 def find_rows(plan: Plan, table: str, keys: Ids) -> Rows:
@@ -135,8 +170,12 @@ def find_rows(plan: Plan, table: str, keys: Ids) -> Rows:
     known, rows = (np.load(plan.work(f"{table}.{name}.npy"), mmap_mode="r") for name in ("known", "row"))
     if not len(known):
         return np.full(len(keys), UNKNOWN, np.int32)
-    at = np.minimum(np.searchsorted(known, keys), len(known) - 1)
-    return np.where(known[at] == keys, rows[at], np.int32(UNKNOWN))
+    order = np.argsort(keys)  # neighbours are found near each other: much faster in a long table
+    wanted = keys[order]
+    at = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+    found = np.empty(len(keys), np.int32)
+    found[order] = np.where(known[at] == wanted, rows[at], np.int32(UNKNOWN))
+    return found
 
 
 def publish_task(plan: Plan, piece: Piece) -> int:

@@ -4,7 +4,6 @@ A row that is dropped gets the first of `REASONS` that fits; it is counted and l
 """
 
 import datetime
-import re
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -97,7 +96,7 @@ class Identities(NamedTuple):
     fractional: Flags
 
 
-_WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]{0,17}))(?:[.]0)?")
+_WHOLE, _AND_NOTHING = r"\A-?(?:0|[1-9][0-9]{0,17})(?:[.]0)?\z", r"[.]0\z"  # as RE2 spells them
 
 
 def identities(column: Any, secret: bytes = b"") -> Identities:
@@ -120,28 +119,27 @@ def identities(column: Any, secret: bytes = b"") -> Identities:
     if not any(kind(column.type) for kind in kinds):
         raise ValueError(f"an id column has the type {column.type}, expected whole numbers or text")
     encoded = pc.dictionary_encode(column if pa.types.is_integer(column.type) else column.cast(pa.string()))
-    texts = ["" if text is None else str(text) for text in encoded.dictionary.to_pylist()]
+    texts = encoded.dictionary.cast(pa.string())
     keys = np.append(_keys(texts, secret), 0)  # what is missing has no place in the dictionary: the last
-    blank = np.array([not text.strip() for text in texts] + [True])
-    places = pc.fill_null(encoded.indices.cast(pa.int64()), len(texts)).to_numpy(zero_copy_only=False)
+    blank = np.append(np.asarray(pc.equal(pc.utf8_trim_whitespace(texts), "")), True)
+    places = pc.fill_null(encoded.indices, len(texts)).to_numpy(zero_copy_only=False)
     return Identities(keys[places], missing | blank[places], np.zeros(num_rows, bool))
 
 
-def _keys(texts: list[str], secret: bytes) -> Ids:
-    matches = [_WHOLE.fullmatch(text) for text in texts]
+def _keys(texts: Any, secret: bytes) -> Ids:
+    whole = pc.match_substring_regex(texts, _WHOLE)
+    canonical = pc.if_else(whole, pc.replace_substring_regex(texts, _AND_NOTHING, ""), texts)
     if secret:
-        canonical = [text if match is None else match[1] for text, match in zip(texts, matches, strict=True)]
-        return _hashes(canonical, secret)
-    keys = _hashes([text for text, match in zip(texts, matches, strict=True) if match is None], secret)
-    whole = np.array([match is not None for match in matches], bool)
-    merged = np.empty(len(texts), np.int64)
-    merged[~whole] = keys
-    merged[whole] = _mixed(np.array([int(match[1]) for match in matches if match is not None], np.int64))
-    return merged
+        return _hashes(canonical.to_pylist(), secret)
+    numbers = np.asarray(whole)
+    keys = np.empty(len(texts), np.int64)
+    keys[numbers] = _mixed(canonical.filter(whole).cast(pa.int64()).to_numpy())
+    keys[~numbers] = _hashes(canonical.filter(pc.invert(whole)).to_pylist(), secret)
+    return keys
 
 
 def _hashes(texts: list[str], secret: bytes) -> Ids:
-    digests = b"".join(blake2b(text.encode(), digest_size=8, key=secret).digest() for text in texts)
+    digests = b"".join([blake2b(text.encode(), digest_size=8, key=secret).digest() for text in texts])
     return np.frombuffer(digests, np.int64)
 
 

@@ -31,6 +31,7 @@ TABLES = ("products", "creatives", "events")
 ENDINGS = (".parquet", ".csv", ".jsonl")
 OPTIONAL = (("products", "image"), ("products", "category"))
 BLOCK = 100_000  # lines of a CSV or JSONL file that are turned into columns at once
+BLOCK_BYTES = 64_000_000  # rows of a catalogue that are held at once, if these are fewer: titles may be very long
 _NOWHERE = np.array([], np.int64)
 LONGEST_LINE = 10_000_000  # characters; a longer line of CSV or JSONL is no row
 
@@ -154,6 +155,9 @@ def read(piece: Piece, config: DatasetConfig, only: Sequence[str] = ()) -> Itera
 def _read_parquet(piece: Piece, columns: Mapping[str, str], size: int) -> Iterator[Block]:
     file, start = open_parquet(Path(piece.path)), piece.before
     groups = list(range(piece.first, piece.last))
+    if piece.table != "events":
+        width = sum(file.metadata.row_group(group).total_byte_size for group in groups) // max(1, piece.rows)
+        size = max(1, min(size, BLOCK_BYTES // max(1, width)))
     try:
         for batch in file.iter_batches(size, row_groups=groups, columns=list(columns.values()), use_threads=False):
             places = np.arange(start, start + batch.num_rows)
@@ -215,7 +219,7 @@ def _is_unicode(text: str) -> bool:
 
 def _read_lines(lines: Iterator[_Line], columns: Mapping[str, str], size: int, separator: str) -> Iterator[Block]:
     while True:
-        places, unreadable, values = [], [], {name: [] for name in columns}
+        places, unreadable, values, room = [], [], {name: [] for name in columns}, BLOCK_BYTES
         for place, row in lines:
             cells = None if row is None else {name: _cell(name, row.get(own)) for name, own in columns.items()}
             if cells is None or any(cell is _WRONG for cell in cells.values()):
@@ -224,7 +228,8 @@ def _read_lines(lines: Iterator[_Line], columns: Mapping[str, str], size: int, s
                 places.append(place)
                 for name, cell in cells.items():
                     values[name].append(cell)
-            if len(places) + len(unreadable) == size:
+                    room -= len(cell or "")
+            if len(places) + len(unreadable) == size or room < 0:
                 break
         if not places and not unreadable:
             return

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 import numpy as np
@@ -164,27 +164,37 @@ def _content_of(columns: list[Ids]) -> str:
     return digest.hexdigest()
 
 
-def _parts(plan: Plan) -> list[dict[str, Any]]:
-    return [part for mark in marks_of(plan, "partition") for part in load(mark)["parts"]]
+class _Part(NamedTuple):
+    """One bucket's clicks of one part: a row group of a file of ours."""
+
+    name: str
+    file: int  # of the log
+    group: int
+    rows: int
+    digest: str
 
 
-def _buckets(plan: Plan) -> tuple[list[tuple[Plan, int]], list[int]]:
-    sizes = np.sum([part["counts"] for part in _parts(plan)] or [[0] * plan.num_buckets], axis=0)
-    return [(plan, bucket) for bucket in range(plan.num_buckets)], sizes.tolist()
+def _buckets(plan: Plan) -> tuple[list[tuple[Plan, int, tuple[_Part, ...]]], list[int]]:
+    """The tasks of all buckets, and how many clicks each has; a task is told its parts, so marks are read just once."""
+    inside: list[list[_Part]] = [[] for _ in range(plan.num_buckets)]
+    for mark in marks_of(plan, "partition"):
+        for part in load(mark)["parts"]:
+            filled = np.flatnonzero(part["counts"]).tolist()
+            for group, bucket in enumerate(filled):
+                rows, digest = part["counts"][bucket], part["digests"][bucket]
+                inside[bucket].append(_Part(part["name"], part["file"], group, rows, digest))
+    arguments = [(plan, bucket, tuple(parts)) for bucket, parts in enumerate(inside)]
+    return arguments, [sum(part.rows for part in parts) for parts in inside]
 
 
-def read_bucket(plan: Plan, bucket: int) -> pa.Table:
+def read_bucket(plan: Plan, parts: tuple[_Part, ...]) -> pa.Table:
     """The clicks of one bucket's users: user, creative (its row), time, place and file (where the log has them)."""
     tables = []
-    for part in _parts(plan):
-        if part["counts"][bucket]:
-            group = sum(count > 0 for count in part["counts"][:bucket])
-            table = _read_group(plan.work(part["name"]), group)
-            if _content_of([table[name].to_numpy() for name in _CLICK_COLUMNS]) != part["digests"][bucket]:
-                raise ValueError(
-                    f"{plan.work(part['name'])}: damaged since it was written: delete the folder and build again"
-                )
-            tables.append(table.append_column("file", pa.array(np.full(len(table), part["file"], np.int64))))
+    for part in parts:
+        table = _read_group(plan.work(part.name), part.group)
+        if _content_of([table[name].to_numpy() for name in _CLICK_COLUMNS]) != part.digest:
+            raise ValueError(f"{plan.work(part.name)}: damaged since it was written: delete the folder and build again")
+        tables.append(table.append_column("file", pa.array(np.full(len(table), part.file, np.int64))))
     empty = pa.schema([(name, pa.int64()) for name in (*_CLICK_COLUMNS, "file")]).empty_table()
     return pa.concat_tables(tables, promote_options="permissive").combine_chunks() if tables else empty
 
@@ -196,15 +206,15 @@ def _read_group(path: Path, group: int) -> pa.Table:
         raise ValueError(f"{path}: damaged since it was written ({error}): delete the folder and build again") from None
 
 
-def count_task(plan: Plan, bucket: int) -> int:
+def count_task(plan: Plan, bucket: int, parts: tuple[_Part, ...]) -> int:
     """How many users of a bucket clicked each creative."""
     path = plan.work(f"count-{bucket:05d}.npy")
-    clicks = read_bucket(plan, bucket)
     if not path.exists():
+        clicks = read_bucket(plan, parts)
         pairs = np.unique(np.stack([clicks["creative"].to_numpy(), clicks["user"].to_numpy()]), axis=1)
         counts = np.stack(np.unique(pairs[0], return_counts=True)).astype(np.int64)
         write_whole(path, lambda file: np.save(file, counts))
-    return len(clicks)
+    return sum(part.rows for part in parts)
 
 
 # Integer keys only, and every ORDER BY is total: the outcome depends on no order in which rows arrive.
@@ -257,18 +267,18 @@ SELECT file, place, reason FROM (
 _PARTS = {"HISTORY": 0, "TARGET": -1}  # other parts are reasons
 
 
-def select_task(plan: Plan, bucket: int) -> int:
+def select_task(plan: Plan, bucket: int, parts: tuple[_Part, ...]) -> int:
     """Draws one bucket's targets and histories. Its outcome is kept as long as the clicks it came from are the same."""
     mark, frequent = mark_of(plan, "select", bucket), None
-    digest = blake2b(json.dumps([[part["name"], part["digests"][bucket]] for part in _parts(plan)]).encode())
+    digest = blake2b(json.dumps([[part.name, part.digest] for part in parts]).encode())
     if plan.config.build.min_users > 1:
         frequent = np.load(plan.work("frequent.npy"), mmap_mode="r")
         digest.update(frequent)
     inputs = digest.hexdigest()
-    num_clicks = sum(part["counts"][bucket] for part in _parts(plan))
+    num_clicks = sum(part.rows for part in parts)
     if mark.exists() and load(mark)["inputs"] == inputs:
         return num_clicks
-    clicks, build = read_bucket(plan, bucket), plan.config.build
+    clicks, build = read_bucket(plan, parts), plan.config.build
     creatives = clicks["creative"].to_numpy()
     keys = np.load(plan.work("creatives.key.npy"), mmap_mode="r")[creatives]
     draws = bits(build.seed, What.DATASET_TARGET, clicks["user"].to_numpy(), keys).view(np.int64)
@@ -291,9 +301,16 @@ def _select(plan: Plan, clicks: pa.Table) -> tuple[dict[str, Any], dict[str, Any
     values = CODE | _PARTS | {"before": build.history_scope == "before_target", "min_clicks": build.min_clicks}
     values |= {"max_history": build.max_history or 2**62}
     with spilling(plan) as settings, duckdb.connect(":memory:", config=settings) as database:
+        database.execute("SET enable_progress_bar = false")  # it would draw into our own
         database.register("clicks", clicks)
-        database.execute(KERNEL.format(**values))
-        samples, lost = (database.execute(query.format(**values)).fetchnumpy() for query in (SAMPLES, LOST))
+        try:
+            database.execute(KERNEL.format(**values))
+            samples, lost = (database.execute(query.format(**values)).fetchnumpy() for query in (SAMPLES, LOST))
+        except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
+            said = str(error).splitlines()[0]
+            raise OSError(
+                f"{plan.work('')}: {said}: free some disk, or raise build.memory_mb ({build.memory_mb})"
+            ) from None
         return samples, lost
 
 
@@ -302,7 +319,8 @@ def spilling(plan: Plan) -> Iterator[dict[str, Any]]:
     """DuckDB's settings: one thread, little memory, and a folder of its own to spill to."""
     folder = Path(tempfile.mkdtemp(prefix="spill-", dir=plan.work("")))
     try:
-        yield {"threads": 1, "memory_limit": f"{plan.config.build.memory_mb}MB", "temp_directory": str(folder)}
+        limit = f"{plan.config.build.memory_mb}MB"
+        yield {"threads": 1, "memory_limit": limit, "temp_directory": str(folder)}
     finally:
         shutil.rmtree(folder)
 

@@ -41,8 +41,12 @@ def processes(number: int) -> Iterator[Execute]:
 
 @contextmanager
 def on_ray(address: str) -> Iterator[Execute]:
-    """Tasks on a Ray cluster whose machines share the folders; `local` starts one here. Killed workers are replaced."""
+    """Tasks on a Ray cluster whose machines share the folders; `local` starts one here. Killed workers are replaced.
+
+    What a task raises is raised here as it was. Raises `ChildProcessError` when workers are killed again and again.
+    """
     import ray  # pyright: ignore[reportMissingImports] - an extra that not everyone has
+    from ray.exceptions import RayError, RayTaskError  # pyright: ignore[reportMissingImports]
 
     ray.init(address=address, log_to_driver=False, include_dashboard=False if address == "local" else None)
     try:
@@ -52,7 +56,15 @@ def on_ray(address: str) -> Iterator[Execute]:
             waiting = [remote.remote(*each) for each in arguments]
             while waiting:
                 done, waiting = ray.wait(waiting)
-                yield ray.get(done[0])
+                try:
+                    yield ray.get(done[0])
+                except RayTaskError as error:
+                    raise error.cause from None
+                except RayError as error:
+                    said = str(error).strip().splitlines()[0]
+                    raise ChildProcessError(
+                        f"a task was lost on Ray ({said}): run the same command again, what is done is kept"
+                    ) from None
 
         yield execute
     finally:

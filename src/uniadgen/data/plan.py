@@ -104,7 +104,7 @@ def make_plan(
     clicks = sum(piece.rows for piece in pieces if piece.table == "events")
     num_buckets = max(1, -(-clicks // config.build.rows_per_bucket))
     plan = Plan(folder, log, config, pieces, num_buckets, secret)
-    _sweep(folder)
+    _claim(folder)
     for name in ("work", "samples", "dropped", "products", "creatives"):
         (folder / name).mkdir(exist_ok=True)
     sizes = [path.stat().st_size for _, path in files]
@@ -138,11 +138,16 @@ def _hash_path(plan: Plan, path: str) -> Path:
     return plan.work(f"input-{blake2b(path.encode(), digest_size=8).hexdigest()}.json")
 
 
-def _sweep(folder: Path) -> None:
+def _claim(folder: Path) -> None:
     """Removes what a killed build left half written. Raises `ValueError` for a folder of something else."""
     there = {path.name for path in folder.iterdir()} - {".lock"}
     if there - {"work"} and "build.json" not in there and not {"work", "samples", "dropped"} <= there:
         raise ValueError(f"{folder}: is not empty and holds no dataset: choose another folder")
+    sweep(folder)
+
+
+def sweep(folder: Path) -> None:
+    """Removes what killed processes left half written; none of this build's may be running."""
     for path in [*folder.rglob(".*.partial*"), *folder.glob("work/spill-*")]:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 

@@ -14,6 +14,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     except OSError as error:
         if error.filename is None and error.errno is not None:  # a full disk does not say which file it was
             raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        if error.errno is None:  # nor does NumPy say why
+            raise OSError(f"{path}: could not be written ({error}): is the disk full?") from error
         raise
     finally:
         partial.unlink(missing_ok=True)
