@@ -17,18 +17,18 @@ _SHORTEST = 2  # characters of Chinese that a text and a selling point must shar
 def unsupported(text: str, selling_points: Sequence[str]) -> tuple[list[str], float]:
     """Words of `text` that no selling point has, and their share of all words that claim something.
 
-    English words count whole, without case and the plural's s. Chinese is covered by what it shares with a selling
+    English words count whole, without case and plural. Chinese is covered by what it shares with a selling
     point, two characters in a row or more; what stays uncovered are its words. Connecting words are free.
     """
     points = [point.lower() for point in selling_points]
-    known = {_stem(word) for point in points for word in _RUNS.findall(point) if word.isascii()}
+    known = {form for point in points for word in _RUNS.findall(point) for form in _forms(word)}
     found: list[str] = []
     claimed = 0
     for run in _RUNS.findall(text.lower()):
         if run[0].isascii():
             free = run in _FREE
             claimed += not free
-            found += [] if free or _stem(run) in known else [run]
+            found += [] if free or _forms(run) & known else [run]
             continue
         covered = _covered(run, points)
         wanted = [character not in _FREE_CHARACTERS for character in run]
@@ -39,9 +39,11 @@ def unsupported(text: str, selling_points: Sequence[str]) -> tuple[list[str], fl
     return found, lost / claimed if claimed else 0.0
 
 
-def _stem(word: str) -> str:
+def _forms(word: str) -> set[str]:
+    """A word as it is and without what may be its plural's ending."""
     word = re.sub(r"['’][a-z]+$", "", word)
-    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
+    endings = [end for end in ("s", "es") if word.endswith(end) and not word.endswith("ss") and len(word) > 3]
+    return {word} | {word.removesuffix(end) for end in endings}
 
 
 def _covered(run: str, points: Sequence[str]) -> list[bool]:
