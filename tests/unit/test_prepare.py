@@ -234,7 +234,7 @@ def test_running_again_does_nothing_and_a_change_makes_only_what_depends_on_it(s
     assert again() == (0, ["pictures"])
     assert again("blue 2") == (pictures, ["cutouts"])
     assert again("blue 1") == (0, [])
-    assert again(max_unsupported=1.0) == (0, ["cutouts"])  # product 8 stays: it has its own picture
+    assert again(max_unsupported=1.0) == (0, ["cutouts", "pictures"])  # product 8 stays: it has its own picture
 
 
 def test_two_processes_give_the_same_files(shop: tuple[Path, Path]) -> None:
@@ -299,7 +299,7 @@ def test_a_text_without_a_verdict_is_left_out_and_asked_about_again(shop: tuple[
 )
 def test_what_cannot_be_is_said_before_anything_is_done(shop: tuple[Path, Path], changes: dict, message: str) -> None:
     if changes.get("detector") == "empty":
-        changes = changes | {"detector": str(shop[0])}
+        changes = changes | {"detector": str(shop[0]), "segmenter": str(shop[0])}
     with pytest.raises(ValueError, match=message):
         run(shop, **changes)
     assert not (shop[1] / "prepared").exists()
@@ -338,13 +338,13 @@ def models(tmp_path_factory: pytest.TempPathFactory, words: PreTrainedTokenizerF
     swin = SwinConfig(embed_dim=16, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=4, out_indices=[2, 3, 4])
     detector = GroundingDinoConfig(
         backbone_config=swin.to_dict(), text_config=tiny_bert().to_dict(), d_model=32, num_queries=20,
-        encoder_layers=1, decoder_layers=1, encoder_ffn_dim=32, decoder_ffn_dim=32,
+        encoder_layers=1, decoder_layers=2, encoder_ffn_dim=32, decoder_ffn_dim=32,
         encoder_attention_heads=2, decoder_attention_heads=2,
     )  # fmt: skip
     segmenter = SamConfig(
         vision_config=SamVisionConfig(
             hidden_size=32, output_channels=32, num_hidden_layers=1, num_attention_heads=2, image_size=64,
-            global_attn_indexes=[0], mlp_dim=32,
+            global_attn_indexes=[0], mlp_dim=32, num_pos_feats=16,
         ).to_dict(),
         prompt_encoder_config=SamPromptEncoderConfig(hidden_size=32, image_size=64).to_dict(),
         mask_decoder_config=SamMaskDecoderConfig(
@@ -356,7 +356,9 @@ def models(tmp_path_factory: pytest.TempPathFactory, words: PreTrainedTokenizerF
         GroundingDinoForObjectDetection(detector).save_pretrained(folder / "detector")
         SamModel(segmenter).save_pretrained(folder / "segmenter")
         BertModel(tiny_bert()).save_pretrained(folder / "encoder")
-    GroundingDinoImageProcessorPil(size={"shortest_edge": 64, "longest_edge": 96}).save_pretrained(folder / "detector")
+    GroundingDinoImageProcessorPil(size={"shortest_edge": 128, "longest_edge": 192}).save_pretrained(
+        folder / "detector"
+    )
     SamImageProcessorPil(size={"longest_edge": 64}, pad_size={"height": 64, "width": 64}).save_pretrained(
         folder / "segmenter"
     )
