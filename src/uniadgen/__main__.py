@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from uniadgen import files
-from uniadgen.config import DatasetConfig, override, parse_overrides
+from uniadgen.config import DatasetConfig, PrepareConfig, override, parse_overrides
 from uniadgen.recipes import recipe
 
 app = typer.Typer(
@@ -395,6 +395,54 @@ def build(
 
 @data_app.command()
 @plainly
+def prepare(
+    folder: Annotated[Path, typer.Argument(help="The folder of a finished dataset.")],
+    log: Annotated[
+        Path | None, typer.Option(help="The log's folder, which the pictures' paths are relative to.")
+    ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(min=1, max=1024, help="Processes on this machine. Default: with models one for each GPU, else 2."),
+    ] = None,
+    ray: Ray = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Write nothing; say how much there is to do, and what a model costs.")
+    ] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="What a stage uses: stages.cutout=grounded_sam, stages.cleaning=llm. Repeatable."),
+    ] = None,
+) -> None:
+    """Check a dataset's texts, cut its products out, compare its titles. Stop it at any time and run it again.
+
+    Only what is missing is made. What it leaves out stands in DATASET/prepared/targets.parquet, with the reason.
+
+    Example: uniadgen data prepare data/small --log logs/small --set stages.cutout=grounded_sam
+
+    Example: uniadgen data prepare data/small --log logs/small --dry-run --set stages.cleaning=llm
+    --set stages.llm_url=http://localhost:8000/v1 --set stages.llm_model=qwen3 --set stages.price_in=0.5
+    """
+    config = override(PrepareConfig(), parse_overrides(settings or []))
+    from uniadgen.data import build as building
+    from uniadgen.data import prepare as preparing
+    from uniadgen.data.job import make_job
+
+    if dry_run:
+        print("\n".join(preparing.estimate(make_job(folder, log, config))))
+        return
+    if processes is None and (config.stages.cutout == "grounded_sam" or config.stages.encoder):
+        from uniadgen.data.checkpoints import num_devices
+
+        processes = num_devices()
+    with building.where(processes or 2, ray) as execute:
+        summary = preparing.prepare(folder, log, config, execute, functools.partial(_rows, unit="items"))
+    for reason, count in summary["dropped"].items():
+        print(f"left out, {reason}: {count['samples']:,} samples of {count['targets']:,} targets")
+    print(f"{summary['kept']:,} of {summary['samples']:,} samples: {folder / 'prepared'}")
+
+
+@data_app.command()
+@plainly
 def forget(
     out: Annotated[Path, typer.Argument(help="The folder of a finished dataset.")],
     users: Annotated[list[str], typer.Argument(help="Ids of the users to delete, as the log has them.")],
@@ -472,10 +520,10 @@ def remap_pad1m(
     print(f"{write_records(out, (remap(record, moves) for record in read_records(source))):,} records: {out}")
 
 
-def _rows(what: str, total: int) -> Any:
+def _rows(what: str, total: int, unit: str = "rows") -> Any:
     from uniadgen.train.log import progress_bar
 
-    return progress_bar(what, total, unit="rows")
+    return progress_bar(what, total, unit=unit)
 
 
 class JanusLayout(StrEnum):

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 MODALITIES = ("image+text", "image", "text")
 VARIANTS = ("paper", "release")
 SAMPLERS = ("by_similarity", "at_random", "most_similar", "release")
-Settings = TypeVar("Settings", bound="Config | DatasetConfig")
+Settings = TypeVar("Settings", bound="Config | DatasetConfig | PrepareConfig")
 
 
 def _expect(condition: bool, name: str, got: object, expected: str) -> None:
@@ -306,6 +306,55 @@ class DatasetConfig:
     def of(values: Mapping[str, Any], where: str) -> "DatasetConfig":
         """The config whose fields `dataclasses.asdict` gave; a field unknown or missing is an error at `where`."""
         return _build(DatasetConfig, values, where)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagesConfig:
+    """What models and checks make of a dataset that was built (paper sections 3.1 and 4.3.2)."""
+
+    cleaning: str = "rule"  # targets whose text the selling points do not support go: by rule, llm, or not at all: off
+    max_unsupported: float = 0.0  # rule: share of a text's words that no selling point has, at most
+    llm_url: str = ""  # llm: an OpenAI-compatible server, such as http://localhost:8000/v1
+    llm_model: str = ""  # its name there; a key, if it wants one, is read from the environment: UNIADGEN_LLM_KEY
+    texts_per_request: int = 10
+    requests_at_once: int = 8
+    llm_timeout: float = 120.0  # s
+    llm_tries: int = 5  # of a request that the server is too busy for
+    price_in: float = 0.0  # of a million tokens read, in any currency, for --dry-run
+    price_out: float = 0.0  # of a million tokens written
+    cutout: str = "given"  # only the shop's own transparent pictures; grounded_sam for products without; or off
+    prompt: str = ""  # what the detector looks for; empty: the product's category, or its description's first words
+    detector: str = "IDEA-Research/grounding-dino-tiny"  # a folder, or an id of the Hugging Face Hub
+    segmenter: str = "facebook/sam-vit-base"  # likewise; the paper says Grounded SAM, but not which sizes
+    min_confidence: float = 0.3  # of the detector; below it there is no product in the picture
+    cutout_size: int = 768  # px, longest side of a cut-out that is made; the shop's own stay as they are
+    encoder: str = ""  # of sentences, a folder or an id; empty: the built-in bag of words
+    batch_size: int = 8  # pictures, or eight times as many texts, that a model sees at once
+    items_per_task: int = 256  # results in one shard; a kill loses no more of each process
+
+    def __post_init__(self) -> None:
+        cleanings, cutouts = ("rule", "llm", "off"), ("given", "grounded_sam", "off")
+        _expect(self.cleaning in cleanings, "stages.cleaning", self.cleaning, f"one of {', '.join(cleanings)}")
+        _expect(self.cutout in cutouts, "stages.cutout", self.cutout, f"one of {', '.join(cutouts)}")
+        for name in ("max_unsupported", "min_confidence"):
+            _expect(0 <= getattr(self, name) <= 1, f"stages.{name}", getattr(self, name), "a share in [0, 1]")
+        for name in ("price_in", "price_out"):
+            _expect(getattr(self, name) >= 0, f"stages.{name}", getattr(self, name), "0 or more")
+        for name in ("texts_per_request", "requests_at_once", "llm_timeout", "llm_tries", "batch_size"):
+            _expect(getattr(self, name) > 0, f"stages.{name}", getattr(self, name), "more than 0")
+        _expect(self.items_per_task > 0, "stages.items_per_task", self.items_per_task, "more than 0")
+        _expect(self.cutout_size >= 8, "stages.cutout_size", self.cutout_size, "8 or more")
+        if self.cleaning == "llm":
+            web = self.llm_url.startswith(("http://", "https://"))
+            _expect(web, "stages.llm_url", self.llm_url, "the address of a server, such as http://localhost:8000/v1")
+            _expect(bool(self.llm_model), "stages.llm_model", self.llm_model, "the name of a model on that server")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """Everything about the stages that follow a build; how pictures are fetched is the build's own config."""
+
+    stages: StagesConfig = field(default_factory=StagesConfig)
 
 
 @dataclass(frozen=True, kw_only=True)

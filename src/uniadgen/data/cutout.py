@@ -35,15 +35,19 @@ def read_picture(path: Path, mode: str) -> Image.Image:
             raise
         raise ValueError(f"{path}: the picture is damaged or cut short ({error}): save it again") from None
     picture = ImageOps.exif_transpose(picture)
-    transparent = picture.has_transparency_data
-    if mode == "RGBA" and not transparent:
+    if mode == "RGBA" and not picture.has_transparency_data:
         raise ValueError(
             f"{path}: the picture has mode {picture.mode} without transparency, expected a product cut out on a "
             "transparent background: remove its background (any cut-out tool) and save it as PNG or WebP"
         )
+    return in_mode(picture, mode)
+
+
+def in_mode(picture: Image.Image, mode: str) -> Image.Image:
+    """A picture of any mode as RGB, on white where it is transparent, or as RGBA."""
     if picture.mode.startswith("I"):  # 16-bit grey, of which Pillow would cut off the bright part
         picture = Image.fromarray((np.asarray(picture) // 256).astype(np.uint8))
-    if mode == "RGB" and transparent:
+    if mode == "RGB" and picture.has_transparency_data:
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
     return picture.convert(mode)
 
