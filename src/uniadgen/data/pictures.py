@@ -22,7 +22,7 @@ ARCHIVES = ("zip", "tar")
 PAUSE = 0.5  # s before the second try; doubled before every further one
 
 
-class _Fault(Exception):
+class Fault(Exception):
     """What is wrong with a picture, as its name in `clean.REASONS`."""
 
 
@@ -34,16 +34,16 @@ def fault(name: str, log: Path, build: BuildConfig) -> str:
     """
     try:
         _decode(fetch(name, log, build))
-    except _Fault as found:
+    except Fault as found:
         return str(found)
     return ""
 
 
 def fetch(name: str, log: Path, build: BuildConfig) -> bytes:
-    """The bytes of a picture; raises `_Fault`."""
+    """The bytes of a picture; raises `Fault`."""
     *archive, outer = name.split("::")
     if len(archive) > 1 or any(urlsplit(part).scheme not in ARCHIVES for part in archive):
-        raise _Fault("forbidden_picture")
+        raise Fault("forbidden_picture")
     place, remote = _allowed(outer, log, build), bool(urlsplit(outer).netloc)
     for attempt in range(build.picture_tries if remote else 1):
         try:
@@ -52,13 +52,13 @@ def fetch(name: str, log: Path, build: BuildConfig) -> bytes:
                 data = file.read(build.max_picture_bytes + 1)
             break
         except (FileNotFoundError, KeyError, IsADirectoryError):
-            raise _Fault("missing_picture") from None
+            raise Fault("missing_picture") from None
         except (OSError, ValueError, zipfile.BadZipFile, tarfile.TarError, *_client_errors(outer)):
             time.sleep(PAUSE * 2**attempt if remote else 0)
     else:
-        raise _Fault("missing_picture")
+        raise Fault("missing_picture")
     if len(data) > build.max_picture_bytes:
-        raise _Fault("large_picture")
+        raise Fault("large_picture")
     return data
 
 
@@ -100,21 +100,21 @@ def _client_errors(place: str) -> tuple[type[Exception], ...]:
 
 
 def _allowed(place: str, log: Path, build: BuildConfig) -> str:
-    """A URL on an allowed host as it is, a path below the log's folder made absolute; raises `_Fault` for others."""
+    """A URL on an allowed host as it is, a path below the log's folder made absolute; raises `Fault` for others."""
     parts = urlsplit(place)
     if "://" in place:
         if parts.scheme in ("file", "local") or parts.hostname not in build.allow_hosts:
-            raise _Fault("forbidden_picture")
+            raise Fault("forbidden_picture")
         return place
     root = log.resolve()
     try:
         path = (root / place).resolve()
         if not path.is_relative_to(root):
-            raise _Fault("forbidden_picture")
+            raise Fault("forbidden_picture")
         if not path.is_file():
-            raise _Fault("missing_picture")
+            raise Fault("missing_picture")
     except (OSError, ValueError):  # no name that a file could have
-        raise _Fault("missing_picture") from None
+        raise Fault("missing_picture") from None
     return str(path)
 
 
@@ -124,10 +124,10 @@ def _decode(data: bytes) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             picture = Image.open(BytesIO(data))
             if picture.width * picture.height > MAX_PIXELS:
-                raise _Fault("large_picture")
+                raise Fault("large_picture")
             picture.load()  # verify() would pass a JPEG that is cut short
     except Image.DecompressionBombError:
-        raise _Fault("large_picture") from None
+        raise Fault("large_picture") from None
     except (OSError, SyntaxError, ValueError, EOFError, struct.error):
-        raise _Fault("damaged_picture") from None
+        raise Fault("damaged_picture") from None
     return picture

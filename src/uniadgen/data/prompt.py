@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from uniadgen.config import Config
 from uniadgen.data.batch import Kind, Row
-from uniadgen.data.cutout import place, premultiplied
+from uniadgen.data.cutout import place, premultiplied, squash
 
 SPECIAL_TOKENS = ("<text>", "</text>", "<image>", "</image>", "<text_ph>", "<image_ph>")
 
@@ -130,8 +130,7 @@ class Layout:
 
     def squash(self, picture: Image.Image) -> Image.Image:
         """A clicked picture as it is encoded, RGB."""
-        side = self.config.data.click_size
-        return picture.convert("RGB").resize((side, side), Image.Resampling.BOX)
+        return squash(picture, self.config.data.click_size)
 
     def lay_out(
         self,
