@@ -57,7 +57,7 @@ def encode_store(
     listing: Listing,
     making: Making,
     progress: Progress,
-    prepared: Prepared = Prepared(),  # noqa: B008
+    prepared: Prepared = Prepared(),
 ) -> dict[str, Any]:
     """Makes the store of a listing in `folder`, or what is missing of it; returns its manifest.
 

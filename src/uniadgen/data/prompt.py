@@ -181,18 +181,19 @@ class Writer:
     """Writes a row, kind by kind."""
 
     def __init__(self) -> None:
-        self.ids: list[int] = []
-        self.kind: list[int] = []
+        self.ids: list[np.ndarray] = []
+        self.kind: list[np.ndarray] = []
 
     def write(self, ids: Sequence[int] | np.ndarray, kind: Kind) -> None:
         """Appends positions of one kind."""
-        self.ids.extend(int(i) for i in ids)
-        self.kind.extend([int(kind)] * len(ids))
+        self.ids.append(np.asarray(ids, dtype=np.int64))
+        self.kind.append(np.full(len(ids), kind, dtype=np.int64))
 
     def row(self, titles: Sequence[Sequence[int]], codes: np.ndarray, cutout: np.ndarray) -> Row:
         """All that was written, and the clicks (N titles, codes (N, P)) and the product beside it."""
         click_ids = tuple(np.asarray(title, dtype=np.int64) for title in titles)
-        return Row(np.asarray(self.ids), np.asarray(self.kind), click_ids, codes.astype(np.int64), cutout)
+        ids, kind = np.concatenate(self.ids), np.concatenate(self.kind)
+        return Row(ids, kind, click_ids, codes.astype(np.int64), cutout)
 
 
 def token_id(tokenizer: PreTrainedTokenizerBase, token: object, wanted: Sequence[str] = SPECIAL_TOKENS) -> int:

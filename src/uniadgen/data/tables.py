@@ -75,7 +75,7 @@ class TableWriter:
 
         for batch in batches:
             held.append(batch)
-            if sum(map(len, held)) >= PER_TABLE:
+            while sum(map(len, held)) >= PER_TABLE:
                 table = pa.Table.from_batches(held)
                 save(table.slice(0, PER_TABLE))
                 held = table.slice(PER_TABLE).to_batches()

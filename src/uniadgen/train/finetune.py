@@ -12,9 +12,9 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from uniadgen.config import Config
+from uniadgen.data.encode import Encode
 from uniadgen.data.prompt import SPECIAL_TOKENS, Layout, token_id
 from uniadgen.data.rows import Rows, Share
-from uniadgen.data.encode import Encode
 from uniadgen.data.store import Store
 from uniadgen.model import adapters, vq, weights
 from uniadgen.model.configuration import architecture
