@@ -309,6 +309,40 @@ def bench_train(
     Console().print(table(config, bench_training(config, steps)))
 
 
+@bench_app.command("store")
+@plainly
+def bench_store(
+    pictures: Annotated[int, typer.Option(min=100, help="Clicked pictures of the store that is made up.")] = 200_000,
+    seconds: Annotated[float, typer.Option(min=0.01, help="Of every measurement.")] = 5.0,
+    folder: Annotated[Path | None, typer.Option(help="Where the store is made, and stays. Default: nowhere.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the figures to this JSON file.")] = None,
+    settings: Settings = None,
+) -> None:
+    """Time how fast nano's samples of ten clicks come out of a store: from disk and memory, in 1 and 2 processes.
+
+    "assembled" is everything of a sample but its layout (codes, token ids, the cut-out's PNG), "rows" what the model
+    takes. The column "of CPU" tells what a busy machine would do were it idle.
+
+    Example: uniadgen bench store --pictures 200000 --out store.json
+    """
+    if out is not None:
+        files.check_output(out, (".json",))
+    config = override(recipe("nano"), {"data.num_clicks": 10} | parse_overrides(settings or []))
+    import tempfile
+
+    from uniadgen.train.storebench import bench_store, make_store, report, table
+
+    with tempfile.TemporaryDirectory() as temporary:
+        where = folder or Path(temporary)
+        if not (where / "store.json").is_file():
+            where.mkdir(parents=True, exist_ok=True)
+            make_store(where, config, pictures, _rows)
+        found = report(where, config, bench_store(where, config, seconds))
+    if out is not None:
+        files.write_whole(out, lambda p: p.write_text(json.dumps(found, indent=2) + "\n"))
+    Console().print(table(found))
+
+
 @world_app.command()
 @plainly
 def log(

@@ -1,4 +1,4 @@
-"""The store: every picture is coded once, killed runs go on to the same bytes, damage is named, samples come in epochs."""
+"""The store: every picture is coded once, killed runs go on to the same bytes, damage is named, epochs are exact."""
 
 import json
 import resource
@@ -21,6 +21,8 @@ from uniadgen.data.plan import locked
 from uniadgen.data.prompt import Layout
 from uniadgen.data.rows import Rows
 from uniadgen.data.store import Store, read_manifest, verify
+
+PLAIN = Prepared()
 
 
 class Encoder:
@@ -74,7 +76,7 @@ def write_examples(folder: Path, numbers) -> Path:
     return folder / "examples.jsonl"
 
 
-def encode(folder: Path, config: Config, source: Path | Listing, prepared: Prepared = Prepared(), **options) -> Encoder:
+def encode(folder: Path, config: Config, source: Path | Listing, prepared: Prepared = PLAIN, **options) -> Encoder:
     listing = source if isinstance(source, Listing) else read_listing(source)
     options = {"encode": Encoder(config), "vq": "a", "at_once": 3} | options
     encode_store(folder, listing, Making(config, **options), PROGRESS, prepared)

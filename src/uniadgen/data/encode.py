@@ -107,28 +107,8 @@ class _Encoder:
         rows = self._code_pictures(wanted)
         cutouts = self._place_cutouts(wanted["products"])
         self._refuse_if_broken(wanted)
-        files = [path for shelf in self.shelves.values() for path in shelf.finish()]
-        before = load(self.folder / MANIFEST)["files"] if (self.folder / MANIFEST).is_file() else {}
-        (self.folder / MANIFEST).unlink(missing_ok=True)
-        tables = TableWriter(self.folder, self.listing, self.prepared.similarity, self.shelves, rows, cutouts)
-        with self.progress("samples", self.listing.num_samples) as bar:
-            tables.write(lambda number: bar.advance(by=number))
-        self.dropped += tables.dropped
-        files += [*tables.files, self._list_dropped()]
-        counts = {name: len(shelf) for name, shelf in self.shelves.items()} | tables.counts
-        manifest = {
-            "format": FORMAT,
-            "image_size": self.sides["targets"],
-            "click_size": self.sides["clicks"],
-            "vq": self.making.vq,
-            "counts": counts,
-            "dropped": dict(sorted(Counter(what for what, _, _ in self.dropped).items())),
-            # equal for equal samples, however they are ordered or lie in files
-            "content": tables.content(self.making.vq, *self.sides.values()),
-            "files": {path.name: _described(path, before) for path in sorted(files)},
-        }
-        save(self.folder / MANIFEST, manifest)
-        return manifest
+        tables = TableWriter(self.folder, self.listing, self.prepared.similarity, rows, cutouts)
+        return finish_store(self.folder, self.making, self.shelves, tables, self.dropped, self.progress)
 
     def _wanted(self) -> dict[str, NDArray[np.bool_]]:
         """Which creatives are some sample's target or click, and which products are advertised."""
@@ -248,19 +228,51 @@ class _Encoder:
         broken, most = len(self.dropped), self.listing.max_broken
         number = int((wanted["targets"] | wanted["clicks"]).sum() + wanted["products"].sum())
         if broken > most * number:
-            self._list_dropped()
+            _list_dropped(self.folder, self.dropped)
             what, name, why = self.dropped[0]
             raise ValueError(
                 f"{broken:,} of {number:,} pictures cannot be used, expected at most {most:.0%}; the first is the "
                 f"{what} {name}: {why}; all are listed in {self.folder / DROPPED}"
             )
 
-    def _list_dropped(self) -> Path:
-        columns = list(zip(*self.dropped, strict=True)) or [(), (), ()]
-        schema = pa.schema(dict.fromkeys(("what", "name", "reason"), pa.string()))
-        path = self.folder / DROPPED
-        write_table(path, pa.table(dict(zip(schema.names, columns, strict=True)), schema=schema))
-        return path
+
+def finish_store(
+    folder: Path,
+    making: Making,
+    shelves: dict[str, Shelf],
+    tables: TableWriter,
+    dropped: list[tuple[str, str, str]],
+    progress: Progress,
+) -> dict[str, Any]:
+    """Completes the shelves, writes the tables, and the manifest last; returns it."""
+    files = [path for shelf in shelves.values() for path in shelf.finish()]
+    before = load(folder / MANIFEST)["files"] if (folder / MANIFEST).is_file() else {}
+    (folder / MANIFEST).unlink(missing_ok=True)
+    with progress("samples", tables.listing.num_samples) as bar:
+        tables.write({name: shelf.keys() for name, shelf in shelves.items()}, lambda number: bar.advance(by=number))
+    dropped = dropped + tables.dropped
+    files += [*tables.files, _list_dropped(folder, dropped)]
+    data = making.config.data
+    manifest = {
+        "format": FORMAT,
+        "image_size": data.image_size,
+        "click_size": data.click_size,
+        "vq": making.vq,
+        "counts": {name: len(shelf) for name, shelf in shelves.items()} | tables.counts,
+        "dropped": dict(sorted(Counter(what for what, _, _ in dropped).items())),
+        # equal for equal samples, however they are ordered or lie in files
+        "content": tables.content(making.vq, data.image_size, data.click_size),
+        "files": {path.name: _described(path, before) for path in sorted(files)},
+    }
+    save(folder / MANIFEST, manifest)
+    return manifest
+
+
+def _list_dropped(folder: Path, dropped: list[tuple[str, str, str]]) -> Path:
+    columns = list(zip(*dropped, strict=True)) or [(), (), ()]
+    schema = pa.schema(dict.fromkeys(("what", "name", "reason"), pa.string()))
+    write_table(folder / DROPPED, pa.table(dict(zip(schema.names, columns, strict=True)), schema=schema))
+    return folder / DROPPED
 
 
 def _opened(name: str, data: bytes | str, mode: str) -> Image.Image | str:

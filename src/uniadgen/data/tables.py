@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from uniadgen.data.listing import Listing
-from uniadgen.data.shelves import Shelf, write_arrow
+from uniadgen.data.shelves import write_arrow
 from uniadgen.data.store import PER_TABLE, Table
 from uniadgen.data.whole import write_whole
 
@@ -37,13 +37,12 @@ class TableWriter:
         folder: Path,
         listing: Listing,
         similarity: Callable[[Sequence[str], str], Sequence[float]],
-        shelves: Mapping[str, Shelf],
         rows: Mapping[str, Rows],
         cutouts: Rows,
     ) -> None:
         self.folder, self.listing, self.similarity = folder, listing, similarity
         self.rows, self.cutouts = rows, cutouts
-        self._keys = {kind: shelves[kind].keys() for kind in (*rows, "cutouts")}
+        self._keys: Mapping[str, NDArray[np.bytes_]] = {}
         self._text_rows = _numbered((rows["targets"] >= 0) | (rows["clicks"] >= 0))
         self._product_rows = _numbered(cutouts >= 0)
         self.files: list[Path] = []
@@ -51,8 +50,9 @@ class TableWriter:
         self.dropped: list[tuple[str, str, str]] = []
         self._sum = 0  # of the hashes of all samples: no order changes it
 
-    def write(self, advance: Callable[[int], None]) -> None:
-        """Writes all three; `advance` counts samples."""
+    def write(self, keys: Mapping[str, NDArray[np.bytes_]], advance: Callable[[int], None]) -> None:
+        """Writes all three; `keys` of all rows of every shelf; `advance` counts samples."""
+        self._keys = keys
         for name in TABLES:
             for path in self.folder.glob(f"{name}-*.arrow"):
                 path.unlink()
