@@ -23,6 +23,8 @@ from uniadgen.data.whole import write_whole
 PAGE = 1 << 20  # bytes of a shard that one checksum stands for
 KEY = np.dtype("S16")
 INDEX = np.dtype([("key", KEY), ("row", np.uint32)])
+Keys = NDArray[Any]  # of KEY
+Index = NDArray[Any]  # of INDEX
 Make = Callable[[Sequence[Any]], Any]  # things that were put on a shelf -> their rows
 _SHARD = re.compile(r"-(\d{5})(?:\.part-(\d{6}))?\.\w+$")  # number of the shard, and first row of a part of it
 
@@ -51,9 +53,9 @@ class Shelf(ABC):
         self._index, self._rows = np.zeros(0, INDEX), len(keys)
         self._enter(keys, 0)
 
-    def _find_rows(self) -> NDArray[np.bytes_]:
+    def _find_rows(self) -> Keys:
         """The keys of all rows that are whole; clears away what a killed run had no time to."""
-        found: list[NDArray[np.bytes_]] = [np.zeros(0, KEY)]
+        found: list[Keys] = [np.zeros(0, KEY)]
         rows = 0
         for path in sorted(self.folder.glob(f".{self.name}-*.partial*")):
             path.unlink()
@@ -76,7 +78,7 @@ class Shelf(ABC):
             rows += count
         return np.concatenate(found)
 
-    def _enter(self, keys: NDArray[np.bytes_], first: int) -> None:
+    def _enter(self, keys: Keys, first: int) -> None:
         new = np.empty(len(keys), INDEX)
         new["key"], new["row"] = keys, np.arange(first, first + len(keys))
         new = new[np.argsort(new["key"])]
@@ -140,7 +142,7 @@ class Shelf(ABC):
         shards = [self._path(shard) for shard in range(-(-self._rows // self.per_shard))]
         return [index, *(file for path in shards for file in (path, _keys_of(path)))]
 
-    def keys(self) -> NDArray[np.bytes_]:
+    def keys(self) -> Keys:
         """The keys of all rows, in their order; after `finish`."""
         keys = np.empty(len(self._index), KEY)
         keys[self._index["row"]] = self._index["key"]
@@ -207,7 +209,7 @@ def _keys_of(path: Path) -> Path:
     return path.with_name(f"{path.name.removesuffix(path.suffix)}.keys.npy")
 
 
-def _load_keys(path: Path) -> NDArray[np.bytes_]:
+def _load_keys(path: Path) -> Keys:
     try:
         return np.load(_keys_of(path))
     except (ValueError, EOFError) as error:
@@ -219,7 +221,7 @@ def _remove(part: Path) -> None:
     _keys_of(part).unlink(missing_ok=True)
 
 
-def find_row(index: NDArray[np.void], key: bytes) -> int:
+def find_row(index: Index, key: bytes) -> int:
     """The row of a key in an `INDEX`; -1: none."""
     wanted = np.array([key], KEY)
     at = int(np.searchsorted(index["key"], wanted)[0])

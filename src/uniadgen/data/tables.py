@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from uniadgen.data.listing import Listing
-from uniadgen.data.shelves import write_arrow
+from uniadgen.data.shelves import Keys, write_arrow
 from uniadgen.data.store import PER_TABLE, Table
 from uniadgen.data.whole import write_whole
 
@@ -42,7 +42,7 @@ class TableWriter:
     ) -> None:
         self.folder, self.listing, self.similarity = folder, listing, similarity
         self.rows, self.cutouts = rows, cutouts
-        self._keys: Mapping[str, NDArray[np.bytes_]] = {}
+        self._keys: Mapping[str, Keys] = {}
         self._text_rows = _numbered((rows["targets"] >= 0) | (rows["clicks"] >= 0))
         self._product_rows = _numbered(cutouts >= 0)
         self.files: list[Path] = []
@@ -50,7 +50,7 @@ class TableWriter:
         self.dropped: list[tuple[str, str, str]] = []
         self._sum = 0  # of the hashes of all samples: no order changes it
 
-    def write(self, keys: Mapping[str, NDArray[np.bytes_]], advance: Callable[[int], None]) -> None:
+    def write(self, keys: Mapping[str, Keys], advance: Callable[[int], None]) -> None:
         """Writes all three; `keys` of all rows of every shelf; `advance` counts samples."""
         self._keys = keys
         for name in TABLES:
