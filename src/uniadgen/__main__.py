@@ -485,6 +485,31 @@ def export_pad1m(
     print(f"{write_records(out, records_of(folder, pictures, split)):,} records: {out}")
 
 
+@data_app.command("gallery")
+@plainly
+def write_gallery_command(
+    source: Annotated[Path, typer.Argument(help="What `uniadgen data encode` reads: a dataset, .jsonl or .json.")],
+    out: Annotated[Path, typer.Argument(help="The Parquet file to write.")],
+    pictures: Annotated[
+        Path | None, typer.Option(help="The folder that pictures' paths are relative to. Default: that of the file.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Of a dataset: train, validation or test.")] = "test",
+    most: Annotated[int, typer.Option(min=1, help="How many samples at most.")] = 1000,
+) -> None:
+    """Write samples with their pictures as Parquet that `datasets` and its viewer show. For looking, not for training.
+
+    Example: uniadgen data gallery data/small look.parquet --pictures logs/small
+    """
+    files.check_output(out, (".parquet",))
+    from uniadgen.data.gallery import write_gallery
+    from uniadgen.data.listing import read_listing
+
+    listing = read_listing(source, pictures, split)
+    with _rows("samples", min(most, listing.num_samples)) as bar:
+        number = write_gallery(out, listing, most, lambda n: bar.advance(by=n))
+    print(f"{number:,} samples: {out}")
+
+
 @data_app.command("remap")
 @plainly
 def remap_pad1m(
