@@ -161,6 +161,25 @@ def test_a_kill_between_the_shard_and_its_parts_leaves_no_row_twice(tmp_path: Pa
     assert second.made == 2
 
 
+def test_a_kill_before_a_full_shard_was_joined_is_made_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def shelf() -> shelves.CodeShelf:
+        return shelves.CodeShelf(tmp_path, "clicks", lambda numbers: np.array(numbers)[:, None], 2)
+
+    def killed(self: shelves.Shelf, shard: int) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shelves.Shelf, "_join", killed)
+        first = shelf()
+        for number in range(4):
+            first.put(shelves.key_of(bytes([number])), number)
+    second = shelf()
+    assert second.put(shelves.key_of(bytes([4])), 4) == 4
+    paths = [path for path in second.finish()[1:] if not path.name.endswith(".keys.npy")]
+    assert store.Codes(paths)[np.arange(5)].tolist() == [[0], [1], [2], [3], [4]]
+    assert not list(tmp_path.glob("*part*"))
+
+
 def test_only_what_changed_is_made_again(tiny_config: Config, tmp_path: Path, examples: Path) -> None:
     out = tmp_path / "out"
     encode(out, tiny_config, examples)

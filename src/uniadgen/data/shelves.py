@@ -132,9 +132,10 @@ class Shelf(ABC):
             _remove(path)
 
     def finish(self) -> list[Path]:
-        """Joins the last shard and writes the index; returns all files."""
+        """Joins what is in parts and writes the index; returns all files."""
         self.flush()
-        self._join(self._rows // self.per_shard)
+        for shard in range(-(-self._rows // self.per_shard)):  # a kill may have left a full one in parts
+            self._join(shard)
         self._enter(np.array(list(self._recent), KEY), self._rows - len(self._recent))
         self._recent = {}
         index = self.folder / f"{self.name}.index.npy"
@@ -147,12 +148,6 @@ class Shelf(ABC):
         keys = np.empty(len(self._index), KEY)
         keys[self._index["row"]] = self._index["key"]
         return keys
-
-    def clear(self) -> None:
-        """Takes everything away: it was made with other settings."""
-        for path in self.folder.glob(f"{self.name}[-.]*"):
-            path.unlink()
-        self._rows, self._index, self._recent = 0, np.zeros(0, INDEX), {}
 
     def _path(self, shard: int, start: int | None = None) -> Path:
         part = "" if start is None else f".part-{start:06d}"
