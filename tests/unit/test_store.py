@@ -168,11 +168,13 @@ def test_a_kill_before_a_full_shard_was_joined_is_made_good(tmp_path: Path, monk
     def killed(self: shelves.Shelf, shard: int) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    first = shelf()
+    for number in range(3):
+        first.put(shelves.key_of(bytes([number])), number)
+    with monkeypatch.context() as patch:
         patch.setattr(shelves.Shelf, "_join", killed)
-        first = shelf()
-        for number in range(4):
-            first.put(shelves.key_of(bytes([number])), number)
+        with pytest.raises(KeyboardInterrupt):
+            first.put(shelves.key_of(bytes([3])), 3)
     second = shelf()
     assert second.put(shelves.key_of(bytes([4])), 4) == 4
     paths = [path for path in second.finish()[1:] if not path.name.endswith(".keys.npy")]
