@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from uniadgen.config import Config
 from uniadgen.data.batch import Batch, Row, collate
 from uniadgen.data.cutout import premultiplied
-from uniadgen.data.history import SAMPLERS, similarity
+from uniadgen.data.history import SAMPLERS, Scores, similarity
 from uniadgen.data.prompt import Layout, Shown, Target
 
 WINDOW = 8  # steps whose rows are sorted by length together
@@ -28,9 +28,7 @@ class Sample:
     text: str  # the click that really happened
     picture: int  # a row of Source.targets
     product: int  # the transparent picture, for Source.cutout
-    scores: Sequence[float] | NDArray[np.floating] | None = (
-        None  # s_i of Eq. 6 of all clicks; None: `history.similarity` makes them
-    )
+    scores: Scores | None = None  # s_i of Eq. 6 of all clicks; None: `history.similarity` makes them
 
 
 @runtime_checkable
