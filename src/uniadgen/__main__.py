@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from uniadgen import files
-from uniadgen.config import DatasetConfig, PrepareConfig, override, parse_overrides
+from uniadgen.config import Config, DatasetConfig, PrepareConfig, override, parse_overrides
 from uniadgen.recipes import recipe
 
 app = typer.Typer(
@@ -179,30 +179,63 @@ def merge(
 @data_app.command()
 @plainly
 def encode(
-    examples: Annotated[Path, typer.Argument(help="JSON lines, an example each; pictures relative to the file.")],
-    base: Annotated[Path, typer.Option(help="Whose VQ codes the pictures: Janus-Pro in Hugging Face's layout.")],
+    source: Annotated[
+        Path, typer.Argument(help="A dataset's folder, JSON lines of examples (.jsonl), or PAd1M's JSON (.json).")
+    ],
     out: Annotated[Path, typer.Option(help="The store's folder; a run that was stopped goes on there.")],
+    base: Annotated[
+        Path | None, typer.Option(help="Whose VQ codes the pictures: Janus-Pro in Hugging Face's layout.")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Instead of --base: a folder of our weights, whose recipe is taken as well.")
+    ] = None,
+    pictures: Annotated[
+        Path | None, typer.Option(help="The folder that pictures' paths are relative to. Default: that of the file.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Of a dataset: train, validation or test.")] = "train",
     name: Annotated[str, typer.Option("--recipe", help="The recipe that will be trained.")] = "paper_7b",
+    at_once: Annotated[int, typer.Option(min=1, help="Pictures coded together; a kill loses at most these.")] = 32,
+    keep_pictures: Annotated[
+        bool, typer.Option("--keep-pictures", help="Also keep every picture as JPEG, in the sizes that are coded.")
+    ] = False,
     settings: Settings = None,
 ) -> None:
     """Code every picture once, so that training runs neither the VQ nor SigLIP.
 
-    A line of EXAMPLES: {"product": {"cutout": ..., "description": ..., "selling_points": [...]},
+    A line of JSON lines: {"product": {"cutout": ..., "description": ..., "selling_points": [...]},
     "clicks": [{"picture": ..., "text": ...}, ...], "target": {"picture": ..., "text": ...}}
 
+    Pictures that cannot be used are listed in dropped.parquet with the samples that go with them.
+
     Example: uniadgen data encode clicks.jsonl --base Janus-Pro-7B --out store
+
+    Example: uniadgen data encode data/small --pictures logs/small --base Janus-Pro-7B --out store
     """
-    config = override(recipe(name), parse_overrides(settings or []))
-    total = sum(1 for _ in files.read_lines(examples))
-    from uniadgen.data.store import StoreWriter
+    if (base is None) == (weights is None):
+        raise ValueError("expected the VQ that codes the pictures: either --base or --weights")
+    folder = base or weights
+    assert folder is not None, "one of the two is there"
+    config = recipe(name) if weights is None else Config.load(weights / "recipe.json")
+    config = override(config, parse_overrides(settings or []))
+    from uniadgen.data.encode import Making, encode_store
+    from uniadgen.data.listing import read_listing
+
+    listing = read_listing(source, pictures, split)
     from uniadgen.model import vq
     from uniadgen.train.finetune import encoder
-    from uniadgen.train.log import progress_bar
 
-    writer = StoreWriter(out, config, encoder(config, base), vq.fingerprint(base))
-    with progress_bar("examples", total) as bar:
-        writer.write(files.read_examples(examples), lambda n: bar.advance(by=n))
-    print(out)
+    making = Making(config, encoder(config, folder), vq.fingerprint(folder), at_once, keep_pictures)
+    counts = encode_store(out, listing, making, _rows)["counts"]
+    print(f"{counts['samples']:,} of {listing.num_samples:,} samples, {counts['clicks']:,} clicked pictures: {out}")
+
+
+@data_app.command("verify")
+@plainly
+def verify_store(store: Annotated[Path, typer.Argument(help="A store: `uniadgen data encode`.")]) -> None:
+    """Read every page of a store and compare its checksum; a damaged file is named."""
+    from uniadgen.data.store import verify
+
+    print(f"{verify(store):,} bytes are as they were written: {store}")
 
 
 @app.command()
@@ -274,6 +307,40 @@ def bench_train(
     from uniadgen.train.bench import bench_training, table
 
     Console().print(table(config, bench_training(config, steps)))
+
+
+@bench_app.command("store")
+@plainly
+def bench_store(
+    pictures: Annotated[int, typer.Option(min=100, help="Clicked pictures of the store that is made up.")] = 200_000,
+    seconds: Annotated[float, typer.Option(min=0.01, help="Of every measurement.")] = 5.0,
+    folder: Annotated[Path | None, typer.Option(help="Where the store is made, and stays. Default: nowhere.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the figures to this JSON file.")] = None,
+    settings: Settings = None,
+) -> None:
+    """Time how fast nano's samples of ten clicks come out of a store: from disk and memory, in 1 and 2 processes.
+
+    "assembled" is everything of a sample but its layout (codes, token ids, the cut-out's PNG), "rows" what the model
+    takes. The column "of CPU" tells what a busy machine would do were it idle.
+
+    Example: uniadgen bench store --pictures 200000 --out store.json
+    """
+    if out is not None:
+        files.check_output(out, (".json",))
+    config = override(recipe("nano"), {"data.num_clicks": 10} | parse_overrides(settings or []))
+    import tempfile
+
+    from uniadgen.train.storebench import bench_store, make_store, report, table
+
+    with tempfile.TemporaryDirectory() as temporary:
+        where = folder or Path(temporary)
+        if not (where / "store.json").is_file():
+            where.mkdir(parents=True, exist_ok=True)
+            make_store(where, config, pictures, _rows)
+        found = report(where, config, bench_store(where, config, seconds))
+    if out is not None:
+        files.write_whole(out, lambda p: p.write_text(json.dumps(found, indent=2) + "\n"))
+    Console().print(table(found))
 
 
 @world_app.command()
@@ -496,6 +563,31 @@ def export_pad1m(
     from uniadgen.data.pad1m import records_of, write_records
 
     print(f"{write_records(out, records_of(folder, pictures, split)):,} records: {out}")
+
+
+@data_app.command("gallery")
+@plainly
+def write_gallery_command(
+    source: Annotated[Path, typer.Argument(help="What `uniadgen data encode` reads: a dataset, .jsonl or .json.")],
+    out: Annotated[Path, typer.Argument(help="The Parquet file to write.")],
+    pictures: Annotated[
+        Path | None, typer.Option(help="The folder that pictures' paths are relative to. Default: that of the file.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Of a dataset: train, validation or test.")] = "test",
+    most: Annotated[int, typer.Option(min=1, help="How many samples at most.")] = 1000,
+) -> None:
+    """Write samples with their pictures as Parquet that `datasets` and its viewer show. For looking, not for training.
+
+    Example: uniadgen data gallery data/small look.parquet --pictures logs/small
+    """
+    files.check_output(out, (".parquet",))
+    from uniadgen.data.gallery import write_gallery
+    from uniadgen.data.listing import read_listing
+
+    listing = read_listing(source, pictures, split)
+    with _rows("samples", min(most, listing.num_samples)) as bar:
+        number = write_gallery(out, listing, most, lambda n: bar.advance(by=n))
+    print(f"{number:,} samples: {out}")
 
 
 @data_app.command("remap")

@@ -1,16 +1,15 @@
 """What a person hands in and takes out: product and history files, and outputs written whole or not at all."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL.Image import Image
 
 from uniadgen.data.cutout import read_picture
 from uniadgen.data.whole import write_whole
-from uniadgen.records import Click, Example, Product
+from uniadgen.records import MAX_TEXT, Click, Product, click_entry
 
-MAX_TEXT = 2000  # characters of one description, selling point or title
 MAX_CLICKS = 10_000
 
 
@@ -40,57 +39,14 @@ def read_history(path: Path) -> tuple[Click, ...]:
         raise ValueError(f'{path}: got a JSON {type(entries).__name__}, expected a list of {{"picture", "text"}}')
     if len(entries) > MAX_CLICKS:
         raise ValueError(f"{path}: {len(entries)} clicks, expected at most {MAX_CLICKS:,}: keep the most recent ones")
-    return tuple(_read_click(path, f"click {number}", entry) for number, entry in enumerate(entries, start=1))
+    return tuple(_read_click(path, number, entry) for number, entry in enumerate(entries, start=1))
 
 
-def read_examples(path: Path) -> Iterator[Example]:
-    """Training data from a JSON-lines file, one example a line, pictures relative to the file.
-
-    {"product": {"cutout": path, "description": ..., "selling_points": [...]},
-     "clicks": [{"picture": path, "text": title}, ...], "target": {"picture": path, "text": title}}
-
-    `ValueError` names the line that is wrong.
-    """
-    for number, line in read_lines(path):
-        yield _read_example(path, number, line)
-
-
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a file that say something, and their numbers."""
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file, expected JSON lines, an example each")
-    with path.open(encoding="utf-8") as lines:
-        yield from ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
-
-
-def _read_example(path: Path, number: int, line: str) -> Example:
-    where = f"{path}: line {number}"
+def _read_click(path: Path, number: int, entry: object) -> Click:
+    where = f"{path}: click {number}"
+    picture, text = click_entry(where, entry)
     try:
-        entry = json.loads(line)
-        product, clicks, target = entry["product"], entry["clicks"], entry["target"]
-        words = product["description"], product["selling_points"]
-        picture = path.parent / product["cutout"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{where}: expected an object with product, clicks and target ({error!r})") from None
-    try:
-        return Example(
-            read_product(picture, *words),
-            tuple(_read_click(path, f"line {number}, click {i}", click) for i, click in enumerate(clicks, start=1)),
-            _read_click(path, f"line {number}, target", target),
-        )
-    except (ValueError, OSError) as error:
-        raise ValueError(str(error) if str(path) in str(error) else f"{where}: {error}") from None
-
-
-def _read_click(path: Path, which: str, entry: object) -> Click:
-    where = f"{path}: {which}"
-    if not isinstance(entry, dict):
-        raise ValueError(f'{where} is {entry!r}, expected {{"picture": ..., "text": ...}}')
-    for key in ("picture", "text"):
-        if not isinstance(entry.get(key), str) or not entry[key].strip():
-            raise ValueError(f'{where} has no {key}, expected "{key}" with a text: add it or drop this click')
-    try:
-        return Click(read_picture(path.parent / entry["picture"], "RGB"), entry["text"][:MAX_TEXT])
+        return Click(read_picture(path.parent / picture, "RGB"), text)
     except (ValueError, OSError) as error:
         raise ValueError(f"{where}: {error}") from None
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from PIL.Image import Image
 
+MAX_TEXT = 2000  # characters of one description, selling point or title
+
 
 def _expect_unicode(what: str, text: str) -> None:
     try:
@@ -87,3 +89,13 @@ class Ad:
     text: str
     seed: int
     record: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+
+def click_entry(where: str, entry: object) -> tuple[str, str]:
+    """Picture path and title of {"picture": path, "text": title} as a person writes it; `ValueError` says `where`."""
+    if not isinstance(entry, dict):
+        raise ValueError(f'{where} is {entry!r}, expected {{"picture": ..., "text": ...}}')
+    for key in ("picture", "text"):
+        if not isinstance(entry.get(key), str) or not entry[key].strip():
+            raise ValueError(f'{where} has no {key}, expected "{key}" with a text: add it or drop this click')
+    return entry["picture"], entry["text"][:MAX_TEXT]

@@ -337,7 +337,10 @@ PRODUCT = '{"product": {"cutout": "CUTOUT.png", "description": "x", "selling_poi
     [
         ("{", "line 2: expected an object"),
         ('{"product": {"cutout": "mug.png"}}', "line 2: expected an object"),
-        (PRODUCT.replace("CUTOUT", "gone") + '"clicks": [], "target": {}}', "gone.png"),
+        (
+            PRODUCT.replace("CUTOUT", "gone") + '"clicks": [], "target": {"picture": "ad0.png", "text": "t"}}',
+            "gone.png",
+        ),
         (
             PRODUCT.replace("CUTOUT", "mug") + '"clicks": [{"text": "t"}], "target": {}}',
             "line 2, click 1 has no picture",

@@ -1,6 +1,7 @@
 """The product's transparent picture: read, placed on the canvas, and pasted back over what the model painted."""
 
 import warnings
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -12,18 +13,19 @@ STAND_HEIGHT, STAND_WIDTH, STAND_BASE = 0.50, 0.60, 0.78  # shares of the canvas
 MARGIN = 0.08  # a square picture whose product keeps this share free on every side brings its own placement
 
 
-def read_picture(path: Path, mode: str) -> Image.Image:
+def read_picture(path: Path, mode: str, data: bytes | None = None) -> Image.Image:
     """Reads a picture, turned as its camera says, as RGB (what is transparent becomes white) or RGBA (mode).
 
+    Where its bytes are given as `data`, `path` is only its name in messages.
     Raises `ValueError` saying what was got and what to do: no such file, not a picture, cut short, too large
     (told from its header, before decoding), or no transparency where RGBA is asked for.
     """
-    if not path.is_file():
+    if data is None and not path.is_file():
         raise ValueError(f"{path}: no such file, expected a picture (PNG, WebP or JPEG)")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as picture:
+            with Image.open(path if data is None else BytesIO(data)) as picture:
                 _check_size(path, picture)
                 picture.load()
     except Image.DecompressionBombError:
@@ -58,6 +60,11 @@ def _check_size(path: Path, picture: Image.Image) -> None:
         raise ValueError(f"{path}: {width} x {height} pixels, expected at most {MAX_PIXELS:,} in all: make it smaller")
     if min(width, height) < 8:
         raise ValueError(f"{path}: {width} x {height} pixels, expected at least 8 x 8: use a larger picture")
+
+
+def squash(picture: Image.Image, side: int) -> Image.Image:
+    """A picture as it is encoded: RGB, a square of `side` pixels."""
+    return picture.convert("RGB").resize((side, side), Image.Resampling.BOX)
 
 
 def place(cutout: Image.Image, side: int) -> Image.Image:

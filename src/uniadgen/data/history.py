@@ -8,16 +8,18 @@ from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 EPSILON = 1e-6  # paper section 4.4.1
 RELEASE_SEED = 42  # of the release's sampling, the same for every shopper
 _WORDS = re.compile(r"[a-z0-9]+|[\u4e00-\u9fff]+")
 _STOP_WORDS = frozenset(["a", "an", "and", "for", "in", "is", "it", "of", "on", "or", "the", "this", "to", "with"])
 
-Sampler = Callable[[Sequence[float], int, np.random.Generator], list[int]]
+Scores = Sequence[float] | NDArray[np.floating]
+Sampler = Callable[[Scores, int, np.random.Generator], list[int]]
 
 
-def by_similarity(scores: Sequence[float], n: int, generator: np.random.Generator) -> list[int]:
+def by_similarity(scores: Scores, n: int, generator: np.random.Generator) -> list[int]:
     """Product similarity sampling (Eq. 6): `n` clicks without replacement, p_i ~ max(s_i + eps, 0).
 
     Returns indices in their original (time) order; all of them when there are no more than `n`. Clicks whose
@@ -33,20 +35,20 @@ def by_similarity(scores: Sequence[float], n: int, generator: np.random.Generato
     return sorted(int(i) for i in order[:n])
 
 
-def at_random(scores: Sequence[float], n: int, generator: np.random.Generator) -> list[int]:
+def at_random(scores: Scores, n: int, generator: np.random.Generator) -> list[int]:
     """`n` clicks evenly, without replacement (Table 4, "Random Sampling")."""
     if len(scores) <= n:
         return list(range(len(scores)))
     return sorted(int(i) for i in generator.choice(len(scores), size=n, replace=False))
 
 
-def most_similar(scores: Sequence[float], n: int, generator: np.random.Generator) -> list[int]:
+def most_similar(scores: Scores, n: int, generator: np.random.Generator) -> list[int]:
     """The `n` clicks of highest score, earlier ones first among equals (Table 4, "Most-similar Sampling")."""
     order = np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")
     return sorted(int(i) for i in order[:n])
 
 
-def release(scores: Sequence[float], n: int, generator: np.random.Generator, barred: Collection[int] = ()) -> list[int]:
+def release(scores: Scores, n: int, generator: np.random.Generator, barred: Collection[int] = ()) -> list[int]:
     """As the authors' release samples: p_i ~ s_i, in the order drawn and always the same, whatever the generator.
 
     Scores of which one is 0 or less are all shifted above it. A history shorter than `n` is shown whole, and then again

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from uniadgen.config import Config
 from uniadgen.data.batch import Kind, Row
-from uniadgen.data.cutout import place, premultiplied
+from uniadgen.data.cutout import place, premultiplied, squash
 
 SPECIAL_TOKENS = ("<text>", "</text>", "<image>", "</image>", "<text_ph>", "<image_ph>")
 
@@ -35,6 +36,7 @@ STYLE = {
     "en": " Text style <text_ph>, image style <image_ph>.",
     "zh": "文案风格参照<text_ph>，图片风格参照<image_ph>。",
 }
+TITLES = 1 << 17  # texts whose token ids are remembered
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
 
 
@@ -73,6 +75,7 @@ class Layout:
         self.tokenizer = tokenizer
         self.config = config
         self.pad_id = token_id(tokenizer, tokenizer.pad_token)
+        self.words = lru_cache(TITLES)(self._spell)  # a title comes back with every history that it stands in
         self._take_ids()
 
     def _take_ids(self) -> None:
@@ -130,8 +133,7 @@ class Layout:
 
     def squash(self, picture: Image.Image) -> Image.Image:
         """A clicked picture as it is encoded, RGB."""
-        side = self.config.data.click_size
-        return picture.convert("RGB").resize((side, side), Image.Resampling.BOX)
+        return squash(picture, self.config.data.click_size)
 
     def lay_out(
         self,
@@ -147,12 +149,12 @@ class Layout:
 
         `cutout` is (4, H, W) in [0, 1], premultiplied by alpha. Clicks are shown in the order given.
         """
-        titles = tuple(self._words(click.text)[: self.config.data.click_words] for click in clicks)
+        titles = tuple(self.words(click.text)[: self.config.data.click_words] for click in clicks)
         codes = np.stack([c.codes for c in clicks]) if clicks else np.zeros((0, self.config.click_cells), np.int64)
         row = Writer()
         row.write([token_id(self.tokenizer, self.tokenizer.bos_token)], Kind.PROMPT)
         said, style = instruction(description, selling_points, bool(clicks), template)
-        row.write(self._words(said), Kind.PROMPT)
+        row.write(self.words(said), Kind.PROMPT)
         for token in self.tokenizer.encode(style, add_special_tokens=False):
             if token == self.text_ph:
                 row.write([word for title in titles for word in title], Kind.CLICK_TEXT)
@@ -167,33 +169,34 @@ class Layout:
     def _answer(self, row: "Writer", target: Target) -> None:
         if "text" in self.config.data.modality:
             row.write([self.start_text], Kind.PROMPT)
-            row.write([*self._words(target.text), self.end_text], Kind.TEXT)
+            row.write([*self.words(target.text), self.end_text], Kind.TEXT)
         if "image" in self.config.data.modality:
             row.write([self.start_image], Kind.PROMPT)
             row.write(target.codes, Kind.IMAGE)
             row.write([self.end_image], Kind.PROMPT)
 
-    def _words(self, text: str) -> list[int]:
+    def _spell(self, text: str) -> tuple[int, ...]:
         """A person's words; `<image>` among them is spelt out and is no special token."""
-        return self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
 
 
 class Writer:
     """Writes a row, kind by kind."""
 
     def __init__(self) -> None:
-        self.ids: list[int] = []
-        self.kind: list[int] = []
+        self.ids: list[np.ndarray] = []
+        self.kind: list[np.ndarray] = []
 
     def write(self, ids: Sequence[int] | np.ndarray, kind: Kind) -> None:
         """Appends positions of one kind."""
-        self.ids.extend(int(i) for i in ids)
-        self.kind.extend([int(kind)] * len(ids))
+        self.ids.append(np.asarray(ids, dtype=np.int64))
+        self.kind.append(np.full(len(ids), kind, dtype=np.int64))
 
     def row(self, titles: Sequence[Sequence[int]], codes: np.ndarray, cutout: np.ndarray) -> Row:
         """All that was written, and the clicks (N titles, codes (N, P)) and the product beside it."""
         click_ids = tuple(np.asarray(title, dtype=np.int64) for title in titles)
-        return Row(np.asarray(self.ids), np.asarray(self.kind), click_ids, codes.astype(np.int64), cutout)
+        ids, kind = np.concatenate(self.ids), np.concatenate(self.kind)
+        return Row(ids, kind, click_ids, codes.astype(np.int64), cutout)
 
 
 def token_id(tokenizer: PreTrainedTokenizerBase, token: object, wanted: Sequence[str] = SPECIAL_TOKENS) -> int:

@@ -136,7 +136,7 @@ class ReleaseLayout(Layout):
         text: str = "",
     ) -> Row:
         most, pad = self.config.data.click_words, self.pad_id
-        titles = [(self._words(click.text) + [pad] * most)[:most] for click in clicks]
+        titles = [[*self.words(click.text), *[pad] * most][:most] for click in clicks]
         words = {"points": ",".join(selling_points), "description": description, "text": text}
         row = Writer()
         row.write([self.bos], Kind.PROMPT)
@@ -164,7 +164,7 @@ class ReleaseLayout(Layout):
             if piece in self.tokens:
                 ids.append(self.tokens[piece])
             else:
-                ids += self._words(re.sub(r"\{(\w+)\}", lambda field: words.get(field[1], field[0]), piece))
+                ids += self.words(re.sub(r"\{(\w+)\}", lambda field: words.get(field[1], field[0]), piece))
         return ids
 
     def save(self, folder: Path) -> None:

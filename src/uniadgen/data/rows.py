@@ -1,5 +1,6 @@
 """Samples become the rows of a step: which sample comes when, which clicks it shows, who works on it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from uniadgen.config import Config
 from uniadgen.data.batch import Batch, Row, collate
 from uniadgen.data.cutout import premultiplied
-from uniadgen.data.history import SAMPLERS, similarity
+from uniadgen.data.history import SAMPLERS, Scores, similarity
 from uniadgen.data.prompt import Layout, Shown, Target
 
 WINDOW = 8  # steps whose rows are sorted by length together
@@ -22,19 +23,29 @@ class Sample:
 
     description: str
     selling_points: tuple[str, ...]
-    titles: tuple[str, ...]  # of all clicks, oldest first
-    pictures: tuple[int, ...]  # of all clicks: rows of Source.clicks
+    titles: Sequence[str]  # of all clicks, oldest first
+    pictures: Sequence[int] | NDArray[np.integer]  # of all clicks: rows of Source.clicks
     text: str  # the click that really happened
     picture: int  # a row of Source.targets
     product: int  # the transparent picture, for Source.cutout
+    scores: Scores | None = None  # s_i of Eq. 6 of all clicks; None: `history.similarity` makes them
+
+
+@runtime_checkable
+class Codes(Protocol):
+    """Codes of pictures, row by row."""
+
+    def __getitem__(self, row: int, /) -> NDArray[np.integer]:
+        """The codes of one picture."""
+        ...
 
 
 @runtime_checkable
 class Source(Protocol):
     """Where samples come from. Pictures are codes: neither the VQ nor SigLIP runs in training."""
 
-    targets: NDArray[np.integer]  # (pictures, K)
-    clicks: NDArray[np.integer]  # (pictures, P)
+    targets: Codes  # (pictures, K)
+    clicks: Codes  # (pictures, P)
 
     def sample(self, number: int) -> Sample:
         """The sample that comes as the `number`-th of a run, endlessly."""
@@ -92,7 +103,7 @@ class Rows:
         sample = self.source.sample(number)
         shown: list[Shown] = []
         if rng.random() >= self.config.data.history_dropout and with_history:
-            scores = similarity(sample.titles, sample.description)
+            scores = similarity(sample.titles, sample.description) if sample.scores is None else sample.scores
             chosen = self.sampler(scores, self.config.data.num_clicks, rng)
             shown = [Shown(sample.titles[i], self.source.clicks[sample.pictures[i]]) for i in chosen]
         answer = Target(sample.text, self.source.targets[sample.picture]) if with_target else None

@@ -1,233 +1,224 @@
-"""Examples as training reads them: every picture once, as codes; transparent pictures as PNG; words by the line.
+"""The store: what training reads. Each picture once, as codes; words by number; samples as numbers of rows.
 
-store.json        what it was made with, and how many of everything
-targets.bin       (pictures, K) codes of painted pictures      clicks.bin   (pictures, P) codes of clicked ones
-cutouts.bin       PNG files end to end, cutouts.idx where each one ends
-samples.bin       JSON lines, samples.idx where each one ends
+store.json                  settings, counts, a checksum of every page of every file, and a hash of the content
+targets-*.npy, clicks-*.npy (pictures, K) codes of painted pictures, (pictures, P) codes of clicked ones
+cutouts-*.arrow             transparent pictures, placed, as PNG
+samples-*.arrow             rows of targets, texts, products; of the history rows of clicks, texts, and similarities
+texts-*.arrow, products-*.arrow
+dropped.parquet             pictures that could not be used and samples that went with them, and why
 """
 
-import hashlib
 import io
 import json
-import os
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict
+from collections.abc import Sequence
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
 from uniadgen.config import Config
-from uniadgen.data.cutout import place
 from uniadgen.data.rows import Sample
-from uniadgen.data.whole import write_whole
-from uniadgen.records import Example
+from uniadgen.data.shelves import (
+    PAGE,
+    BlobShelf,
+    CodeShelf,
+    checksums,
+    damaged,
+    find_row,
+    key_of,
+    load_codes,
+    read_arrow,
+)
 
 MANIFEST = "store.json"
-CHUNK = 32  # examples whose pictures are coded together, and after which a run that was killed goes on
-Encode = Callable[[Sequence[Image.Image], int], NDArray[np.integer]]  # pictures, side in pixels -> codes (B, K)
-Clean = Callable[[Example], Example | None]  # a cleaner example, or None: leave it out
+FORMAT = 2
+PER_TABLE = 65_536  # rows of a shard of samples, texts or products
+PICTURES = {"targets": "target_pictures", "clicks": "click_pictures"}  # codes -> pictures, where they were kept
 
 
 class Store:
-    """A `Source` in a folder, memory-mapped; samples come in a new order every epoch."""
+    """A `Source` in a folder, memory-mapped; samples come in a new order every epoch.
+
+    Which sample comes when depends on (seed, epoch) alone, so a run goes on in the middle of an epoch. Raises
+    `ValueError` for an unfinished or cut store, and for one made for other sizes than the config's.
+    """
 
     def __init__(self, folder: Path, config: Config) -> None:
-        manifest = _manifest(folder)
+        manifest = read_manifest(folder)
         for name, got in (("image_size", config.data.image_size), ("click_size", config.data.click_size)):
             if manifest[name] != got:
                 raise ValueError(
                     f"{folder}: was coded with data.{name} {manifest[name]}, expected {got} as the recipe has it"
                 )
-        self.targets = _codes(folder / "targets.bin", manifest["target_codes"])
-        self.clicks = _codes(folder / "clicks.bin", manifest["click_codes"])
-        self._cutouts = _Blobs(folder / "cutouts")
-        self._samples = _Blobs(folder / "samples")
-        self.seed, self.vq = config.train.seed, manifest["vq"]
-        self._order = lru_cache(maxsize=2)(self._shuffled)  # a window of rows may span two epochs
-        if not len(self):
+        if not manifest["counts"]["samples"]:
             raise ValueError(f"{folder}: holds no sample, expected at least one")
+        check_sizes(folder, manifest)
+        self.folder, self.seed, self.vq, self.content = folder, config.train.seed, manifest["vq"], manifest["content"]
+        self._length = manifest["counts"]["samples"]
+        self.targets, self.clicks = (Codes(_paths(folder, manifest, name)) for name in PICTURES)
+        self._blobs = {
+            name: Table(_paths(folder, manifest, name), BlobShelf.per_shard) for name in ("cutouts", *PICTURES.values())
+        }
+        samples, self._texts, self._products = (
+            Table(_paths(folder, manifest, name), PER_TABLE) for name in ("samples", "texts", "products")
+        )
+        self._samples = [_Samples(batch) for batch in samples.batches]
+        self._order = lru_cache(maxsize=2)(self._shuffled)  # a window of rows may span two epochs
 
     def __len__(self) -> int:
-        return len(self._samples)
+        return self._length
 
     def _shuffled(self, epoch: int) -> NDArray[np.integer]:
         return np.random.default_rng([self.seed, epoch]).permutation(len(self))
 
+    def row_of(self, number: int) -> int:
+        """Which row of the samples comes as the `number`-th of a run."""
+        epoch, place_in_epoch = divmod(number, len(self))
+        return int(self._order(epoch)[place_in_epoch])
+
     def sample(self, number: int) -> Sample:
         """The `number`-th sample of a run."""
-        epoch, place_in_epoch = divmod(number, len(self))
-        fields = json.loads(self._samples[int(self._order(epoch)[place_in_epoch])])
-        listed: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
-        return Sample(**listed)
+        shard, row = divmod(self.row_of(number), PER_TABLE)
+        samples = self._samples[shard]
+        start, end = samples.ends[row], samples.ends[row + 1]
+        product = int(samples.product[row])
+        return Sample(
+            self._products.text("description", product),
+            tuple(self._products.column("selling_points", product).as_py()),
+            _Titles(self._texts, samples.titles[start:end]),
+            samples.pictures[start:end],
+            self._texts.text("text", int(samples.text[row])),
+            int(samples.target[row]),
+            product,
+            samples.scores[start:end],
+        )
 
     def cutout(self, product: int) -> NDArray[np.uint8]:
         """A transparent picture, (S, S, 4)."""
-        return np.asarray(Image.open(io.BytesIO(self._cutouts[product])))
+        return np.asarray(Image.open(io.BytesIO(self.cutout_file(product))))
+
+    def cutout_file(self, product: int) -> bytes:
+        """The same as PNG."""
+        return self._blobs["cutouts"].column("blob", self._products.column("cutout", product).as_py()).as_py()
+
+    def find(self, kind: str, picture: bytes) -> int:
+        """The row in targets, clicks or cutouts of a picture file with these bytes; -1: it is not here."""
+        return find_row(np.load(self.folder / f"{kind}.index.npy", mmap_mode="r"), key_of(picture))
+
+    def picture(self, kind: str, row: int) -> Image.Image:
+        """The picture of a row of targets or clicks; `ValueError` where pictures were not kept."""
+        name = PICTURES[kind]
+        if not self._blobs[name].batches:
+            raise ValueError(f"{self.folder}: pictures were not kept, expected them: encode with --keep-pictures")
+        shard, place = divmod(row, CodeShelf.per_shard)
+        key = np.load(self.folder / f"{kind}-{shard:05d}.keys.npy", mmap_mode="r")[place : place + 1].tobytes()
+        found = find_row(np.load(self.folder / f"{name}.index.npy", mmap_mode="r"), key)
+        return Image.open(io.BytesIO(self._blobs[name].column("blob", found).as_py()))
 
 
-class StoreWriter:
-    """Codes examples into a folder, chunk by chunk; a run that was killed goes on after the last whole chunk.
+class Codes:
+    """Codes (pictures, K) in shards of one size, memory-mapped; `codes[row]`, `codes[rows]`."""
 
-    `encode` is the VQ's, `vq` names it; `clean` may drop or change an example (noisy texts, section 3.1 of the paper).
-    """
-
-    def __init__(self, folder: Path, config: Config, encode: Encode, vq: str, clean: Clean = lambda e: e) -> None:
-        self.folder, self.config, self.encode, self.clean = folder, config, encode, clean
-        self.settings = {"image_size": config.data.image_size, "click_size": config.data.click_size, "vq": vq}
-        folder.mkdir(parents=True, exist_ok=True)
-        done = _manifest(folder) if (folder / MANIFEST).is_file() else self.settings | dict.fromkeys(_COUNTS, 0)
-        if any(done[name] != value for name, value in self.settings.items()):
-            raise ValueError(f"{folder}: was begun with {done}, expected {self.settings}: choose another folder")
-        self.done = done
-
-    def _open(self, stack: ExitStack) -> None:
-        """Opens every file at the end of what is whole; whatever a kill left after it is cut off."""
-        ends = self.done
-        self.files = {}
-        for name, size in (
-            ("targets.bin", ends["targets"] * ends["target_codes"] * 2),
-            ("targets.key", ends["targets"] * 16),
-            ("clicks.bin", ends["clicks"] * ends["click_codes"] * 2),
-            ("clicks.key", ends["clicks"] * 16),
-            ("cutouts.bin", ends["cutout_bytes"]),
-            ("cutouts.idx", ends["cutouts"] * 8),
-            ("cutouts.key", ends["cutouts"] * 16),
-            ("samples.bin", ends["sample_bytes"]),
-            ("samples.idx", ends["samples"] * 8),
-        ):
-            file = stack.enter_context((self.folder / name).open("ab"))
-            if file.tell() < size:
-                raise ValueError(f"{self.folder / name}: has {file.tell()} bytes, expected {size}: it is cut short")
-            file.truncate(size)
-            self.files[name] = file
-        self.known = {kind: _keys(self.folder / f"{kind}.key") for kind in ("targets", "clicks", "cutouts")}
-
-    def write(self, examples: Iterable[Example], advance: Callable[[int], None] = lambda _: None) -> None:
-        """Codes all examples; the first ones, of a run that was killed, are skipped. `advance` counts examples."""
-        rest = islice(examples, self.done["read"], None)
-        advance(self.done["read"])
-        with ExitStack() as stack:
-            self._open(stack)
-            while chunk := list(islice(rest, CHUNK)):
-                self._write_chunk(chunk)
-                advance(len(chunk))
-
-    def _write_chunk(self, examples: Sequence[Example]) -> None:
-        kept = [example for example in map(self.clean, examples) if example is not None]
-        if any(example.target is None for example in kept):
-            raise ValueError("an example has no target, expected the click that really happened")
-        data = self.config.data
-        shown = [example.target.picture for example in kept if example.target]
-        targets = self._add_pictures("targets", shown, data.image_size)
-        clicks = iter(self._add_pictures("clicks", [c.picture for e in kept for c in e.clicks], data.click_size))
-        for example, target in zip(kept, targets, strict=True):
-            assert example.target is not None
-            sample = Sample(
-                example.product.description,
-                example.product.selling_points,
-                tuple(click.text for click in example.clicks),
-                tuple(islice(clicks, len(example.clicks))),
-                example.target.text,
-                target,
-                self._add_cutout(place(example.product.cutout, data.image_size)),
-            )
-            self._append("samples", json.dumps(asdict(sample), ensure_ascii=False).encode())
-        self.done["read"] += len(examples)
-        self._commit()
-
-    def _add_pictures(self, kind: str, pictures: Sequence[Image.Image], side: int) -> list[int]:
-        """Rows of the pictures' codes; those that are new are coded, together."""
-        known, new = self.known[kind], {}
-        keys = [_key(picture) for picture in pictures]
-        for key, picture in zip(keys, pictures, strict=True):
-            if key not in known:
-                known[key] = len(known)
-                new[key] = picture
-        if new:
-            codes = self.encode(list(new.values()), side).astype(np.uint16)
-            self.files[f"{kind}.bin"].write(codes.tobytes())
-            self.files[f"{kind}.key"].write(b"".join(new))
-            self.done[f"{kind.removesuffix('s')}_codes"] = codes.shape[1]
-            self.done[kind] = len(known)
-        return [known[key] for key in keys]
-
-    def _add_cutout(self, canvas: Image.Image) -> int:
-        key, known = _key(canvas), self.known["cutouts"]
-        if key not in known:
-            known[key] = len(known)
-            png = io.BytesIO()
-            canvas.save(png, "png")
-            self._append("cutouts", png.getvalue())
-            self.files["cutouts.key"].write(key)
-        return known[key]
-
-    def _append(self, kind: str, blob: bytes) -> None:
-        one = kind.removesuffix("s")
-        self.files[f"{kind}.bin"].write(blob)
-        self.done[f"{one}_bytes"] += len(blob)
-        self.done[kind] += 1
-        self.files[f"{kind}.idx"].write(np.uint64(self.done[f"{one}_bytes"]).tobytes())
-
-    def _commit(self) -> None:
-        """What has been written is on the disk, and then counted."""
-        for file in self.files.values():
-            file.flush()
-            os.fsync(file.fileno())
-        write_whole(self.folder / MANIFEST, lambda path: path.write_text(json.dumps(self.done, indent=2) + "\n"))
-
-
-_COUNTS = ("read", "samples", "sample_bytes", "cutouts", "cutout_bytes")
-_COUNTS += ("targets", "target_codes", "clicks", "click_codes")
-
-
-class _Blobs:
-    """Blobs end to end in one memory-mapped file."""
-
-    def __init__(self, path: Path) -> None:
-        self.ends = np.fromfile(path.with_suffix(".idx"), np.uint64)
-        size = path.with_suffix(".bin").stat().st_size
-        if len(self.ends) and self.ends[-1] > size:
-            raise ValueError(f"{path}.bin: has {size} bytes, expected {self.ends[-1]}: it is cut short, code it again")
-        self.bytes = np.memmap(path.with_suffix(".bin"), np.uint8, "r") if size else np.zeros(0, np.uint8)
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.shards = [load_codes(path) for path in paths]
 
     def __len__(self) -> int:
-        return len(self.ends)
+        return sum(map(len, self.shards))
 
-    def __getitem__(self, number: int) -> bytes:
-        start = int(self.ends[number - 1]) if number else 0
-        return self.bytes[start : int(self.ends[number])].tobytes()
+    def __getitem__(self, row: Any) -> NDArray[np.uint16]:
+        if isinstance(row, int | np.integer):
+            return self.shards[row // CodeShelf.per_shard][row % CodeShelf.per_shard]
+        if len(self.shards) == 1:
+            return self.shards[0][row]
+        return np.stack([self[one] for one in np.asarray(row).tolist()])
 
 
-def _manifest(folder: Path) -> dict:
+class Table:
+    """An Arrow table in shards of one size."""
+
+    def __init__(self, paths: Sequence[Path], per_shard: int) -> None:
+        self.batches, self.per_shard = [read_arrow(path) for path in paths], per_shard
+        self._columns = [
+            dict(zip(batch.schema.names, batch.columns, strict=True)) for batch in self.batches
+        ]  # pyarrow makes a column anew at each access
+
+    def column(self, name: str, row: int) -> Any:
+        """One value, as a scalar of pyarrow."""
+        return self._columns[row // self.per_shard][name][row % self.per_shard]
+
+    def text(self, name: str, row: int) -> str:
+        """One text."""
+        return self.column(name, row).as_py()
+
+
+class _Samples:
+    """A shard of samples as arrays of the memory map; sample i's history lies from ends[i] to ends[i + 1]."""
+
+    def __init__(self, batch: pa.RecordBatch) -> None:
+        self.target, self.text, self.product = (batch[name].to_numpy() for name in ("target", "text", "product"))
+        self.ends = batch["pictures"].offsets.to_numpy()
+        self.pictures, self.titles, self.scores = (
+            batch[name].values.to_numpy() for name in ("pictures", "titles", "scores")
+        )
+
+
+class _Titles(Sequence[str]):
+    """The titles of a history; only those that are shown are read."""
+
+    def __init__(self, texts: Table, rows: NDArray[np.integer]) -> None:
+        self.texts, self.rows = texts, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.texts.text("text", int(self.rows[place]))
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What a finished store says of itself; `ValueError` where there is none."""
     try:
         found = json.loads((folder / MANIFEST).read_text())
     except (OSError, ValueError):
-        raise ValueError(f"{folder}: no {MANIFEST}, expected a store: make one with `uniadgen data encode`") from None
-    missing = [name for name in ("image_size", "click_size", "vq", *_COUNTS) if name not in found]
-    if missing:
-        raise ValueError(f"{folder / MANIFEST}: has no {', '.join(missing)}: it belongs to another version")
+        raise ValueError(
+            f"{folder}: no {MANIFEST}, expected a finished store: make one with `uniadgen data encode`"
+        ) from None
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise ValueError(f"{folder / MANIFEST}: belongs to another version, expected format {FORMAT}: encode anew")
     return found
 
 
-def _codes(path: Path, width: int) -> NDArray[np.integer]:
-    if not width or not path.stat().st_size:
-        return np.zeros((0, width), np.uint16)
-    return np.memmap(path, np.uint16, "r").reshape(-1, width)
+def check_sizes(folder: Path, manifest: dict[str, Any]) -> None:
+    """The cheap part of `verify`, done whenever a store is opened."""
+    for name, file in manifest["files"].items():
+        path = folder / name
+        size = path.stat().st_size if path.is_file() else None
+        if size is None:
+            raise damaged(path, "it is missing")
+        if size != file["bytes"]:
+            raise damaged(path, f"{size:,} bytes where {file['bytes']:,} were written")
 
 
-def _keys(path: Path) -> dict[bytes, int]:
-    """The pictures that have been coded, by content."""
-    held = path.read_bytes()
-    return {held[i : i + 16]: i // 16 for i in range(0, len(held), 16)}
+def verify(folder: Path) -> int:
+    """Reads every page of a store; `ValueError` names the first file, and the bytes in it, that changed.
+
+    Returns how many bytes were read.
+    """
+    manifest = read_manifest(folder)
+    check_sizes(folder, manifest)
+    for name, file in manifest["files"].items():
+        found, wanted = checksums(folder / name), file["pages"]
+        if found != wanted:
+            page = next(i for i in range(0, len(wanted), 8) if found[i : i + 8] != wanted[i : i + 8]) // 8
+            where = f"bytes {page * PAGE:,} to {min((page + 1) * PAGE, file['bytes']):,} changed"
+            raise damaged(folder / name, where)
+    return sum(file["bytes"] for file in manifest["files"].values())
 
 
-def _key(picture: Image.Image) -> bytes:
-    digest = hashlib.blake2b(f"{picture.mode} {picture.size}".encode(), digest_size=16)
-    digest.update(picture.tobytes())
-    return digest.digest()
+def _paths(folder: Path, manifest: dict[str, Any], name: str) -> list[Path]:
+    files = (file for file in manifest["files"] if file.startswith(f"{name}-") and not file.endswith(".keys.npy"))
+    return [folder / file for file in sorted(files)]

@@ -12,9 +12,10 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from uniadgen.config import Config
+from uniadgen.data.encode import Encode
 from uniadgen.data.prompt import SPECIAL_TOKENS, Layout, token_id
 from uniadgen.data.rows import Rows, Share
-from uniadgen.data.store import Encode, Store
+from uniadgen.data.store import Store
 from uniadgen.model import adapters, vq, weights
 from uniadgen.model.configuration import architecture
 from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration
@@ -85,15 +86,14 @@ def merge_into_base(adapter: Path, base: Path, out: Path) -> None:
 
 
 def encoder(config: Config, base: Path) -> Encode:
-    """The VQ of a base as a function of pictures; they are squashed to a square, as everywhere."""
+    """The VQ of a base as a function of pictures, which are squares of one size."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network: Any = vq.load(architecture(config, pad_id=0), base)
     network.to(device)
 
     @torch.no_grad()
-    def codes(pictures: Sequence[Image.Image], side: int) -> np.ndarray:
-        square = [picture.convert("RGB").resize((side, side), Image.Resampling.BOX) for picture in pictures]
-        pixels = to_pixels(np.stack([np.asarray(picture) for picture in square]))
+    def codes(pictures: Sequence[Image.Image]) -> np.ndarray:
+        pixels = to_pixels(np.stack([np.asarray(picture) for picture in pictures]))
         return vq.encode(network, pixels.to(device)).cpu().numpy()
 
     return codes

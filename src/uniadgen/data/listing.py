@@ -1,0 +1,188 @@
+"""What a store is made from, whichever form it came in: pictures and words by number, samples that refer to them."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from uniadgen.config import DatasetConfig
+from uniadgen.data import pad1m
+from uniadgen.data.clean import REASONS
+from uniadgen.data.clicklog import open_parquet
+from uniadgen.records import MAX_TEXT, click_entry
+
+BATCH = 8192  # rows that are read at once
+SPLITS = ("train", "validation", "test")
+Batches = Callable[[], Iterator[pa.RecordBatch]]  # read anew, and in the same order, at each call
+
+_CREATIVES = pa.schema({"image": pa.string(), "text": pa.string()})
+_PRODUCTS = pa.schema({"image": pa.string(), "description": pa.string(), "selling_points": pa.list_(pa.string())})
+_SAMPLES = pa.schema(
+    {"target": pa.int32(), "product": pa.int32(), "history": pa.list_(pa.int32()), "scores": pa.list_(pa.float64())}
+)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Tables in batches: creatives (image, text), products (image, description, selling_points), samples.
+
+    A sample has the numbers of its target creative and of its product, and those of its history, oldest first;
+    `scores`, if the input knows them, are the similarities of that history's titles. `read` gives the bytes of a
+    picture, or raises `OSError` or `ValueError`.
+    """
+
+    num_creatives: int
+    num_products: int
+    num_samples: int
+    creatives: Batches
+    products: Batches
+    samples: Batches
+    read: Callable[[str], bytes]
+    min_clicks: int = 0  # of a sample, its target among them
+    max_broken: float = 0.1  # share of pictures above which the encoding stops
+
+
+def read_listing(source: Path, pictures: Path | None = None, split: str = "train") -> Listing:
+    """A dataset's folder (one split), JSON lines of examples, or PAd1M's JSON, told by what is there.
+
+    `pictures`: the folder that picture paths are relative to: by default that of the file; a dataset needs it (its
+    log's). Raises `ValueError` that says what was expected, or which line is wrong.
+    """
+    if source.is_dir() and (source / "manifest.json").is_file():
+        if pictures is None:
+            raise ValueError(f"{source}: a dataset, expected --pictures as well: the folder of its log")
+        return _dataset(source, pictures, split)
+    if source.is_file() and source.suffix == ".jsonl":
+        return _in_memory(_examples(source), pictures or source.parent)
+    if source.is_file() and source.suffix == ".json":
+        return _in_memory(map(_entry_of, pad1m.read_records(source)), pictures or source.parent)
+    raise ValueError(
+        f"{source}: expected the folder of a finished dataset (`uniadgen data build`), JSON lines of examples "
+        "(*.jsonl) or PAd1M's JSON (*.json)"
+    )
+
+
+# a dataset
+
+
+def _dataset(folder: Path, log: Path, split: str) -> Listing:
+    from uniadgen.data.pictures import Fault, fetch  # fsspec is needed for datasets only
+
+    if split not in SPLITS:
+        raise ValueError(f"got split {split!r}, expected {', '.join(SPLITS)}")
+    config = DatasetConfig.of(json.loads((folder / "build.json").read_text())["config"], "build.json")
+    products = pq.read_table(folder / "creatives", columns=["product"])["product"].to_numpy()
+
+    def samples() -> Iterator[pa.RecordBatch]:
+        for batch in _batches(folder / "samples", ["split", "target", "history"])():
+            mine = batch.filter(pa.array(batch["split"].to_numpy(zero_copy_only=False) == split))
+            of = pa.array(products[mine["target"].to_numpy()])
+            columns = {"target": mine["target"], "product": of, "history": mine["history"]}
+            yield pa.record_batch(columns | {"scores": pa.nulls(len(of), pa.list_(pa.float64()))}, schema=_SAMPLES)
+
+    def read(name: str) -> bytes:
+        try:
+            return fetch(name, log, config.build)
+        except Fault as found:
+            raise ValueError(REASONS[str(found)].meaning) from None
+
+    return Listing(
+        len(products),
+        sum(open_parquet(path).metadata.num_rows for path in _files(folder / "products")),
+        sum(len(batch) for batch in samples()),
+        _batches(folder / "creatives", ["image", "text"]),
+        _batches(folder / "products", ["image", "description", "selling_points"]),
+        samples,
+        read,
+        config.build.min_clicks,
+        config.build.max_broken,
+    )
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("[!.]*.parquet"))
+
+
+def _batches(folder: Path, columns: list[str]) -> Batches:
+    def batches() -> Iterator[pa.RecordBatch]:
+        for path in _files(folder):
+            yield from open_parquet(path).iter_batches(BATCH, columns=columns, use_threads=False)
+
+    return batches
+
+
+# files that a person wrote, or PAd1M's
+
+
+@dataclass(frozen=True)
+class _Entry:
+    product: tuple[str, str, tuple[str, ...]]  # cut-out, description, selling points
+    target: tuple[str, str]  # picture, text
+    clicks: tuple[tuple[str, str], ...]
+    scores: tuple[float, ...] | None = None
+
+
+def _entry_of(record: pad1m.Record) -> _Entry:
+    product = (record.cutout, record.description, record.selling_points)
+    clicks = tuple(zip(record.pictures, record.titles, strict=True))
+    return _Entry(product, (record.picture, record.texts[0]), clicks, record.similarities)
+
+
+def _in_memory(entries: Iterable[_Entry], root: Path) -> Listing:
+    """A listing in which everything equal has one number."""
+    creatives: dict[tuple[str, str], int] = {}
+    products: dict[tuple[str, str, tuple[str, ...]], int] = {}
+    samples = [
+        {
+            "target": creatives.setdefault(entry.target, len(creatives)),
+            "product": products.setdefault(entry.product, len(products)),
+            "history": [creatives.setdefault(click, len(creatives)) for click in entry.clicks],
+            "scores": entry.scores,
+        }
+        for entry in entries
+    ]
+    columns = list(zip(*creatives, strict=True)) or [(), ()]
+    shown = pa.table(dict(zip(("image", "text"), columns, strict=True)), schema=_CREATIVES)
+    columns = list(zip(*products, strict=True)) or [(), (), ()]
+    told = pa.table(dict(zip(("image", "description", "selling_points"), columns, strict=True)), schema=_PRODUCTS)
+    lines = pa.Table.from_pylist(samples, schema=_SAMPLES)
+    tables = (partial(_cut, table) for table in (shown, told, lines))
+    return Listing(len(creatives), len(products), len(samples), *tables, lambda name: (root / name).read_bytes())
+
+
+def _cut(table: pa.Table) -> Iterator[pa.RecordBatch]:
+    yield from table.to_batches(max_chunksize=BATCH)
+
+
+def _examples(path: Path) -> Iterator[_Entry]:
+    """Training data from JSON lines, an example each, pictures relative to the file.
+
+    {"product": {"cutout": path, "description": ..., "selling_points": [...]},
+     "clicks": [{"picture": path, "text": title}, ...], "target": {"picture": path, "text": title}}
+    """
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                yield _example(f"{path}: line {number}", line)
+
+
+def _example(where: str, line: str) -> _Entry:
+    try:
+        entry = json.loads(line)
+        product, clicks, target = entry["product"], list(entry["clicks"]), entry["target"]
+        cutout, description, points = product["cutout"], product["description"], list(product["selling_points"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{where}: expected an object with product, clicks and target ({error!r})") from None
+    if not points:
+        raise ValueError(f"{where}: no selling point, expected at least one: the text may use nothing else")
+    for name, text in (("cutout", cutout), ("description", description), *(("selling point", p) for p in points)):
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f"{where}: a {name} is {text!r}, expected a text: add it or drop this line")
+        if len(text) > MAX_TEXT:
+            raise ValueError(f"{where}: a {name} has {len(text)} characters, expected at most {MAX_TEXT}: shorten it")
+    shown = tuple(click_entry(f"{where}, click {i}", click) for i, click in enumerate(clicks, start=1))
+    return _Entry((cutout, description, tuple(points)), click_entry(f"{where}, target", target), shown)
