@@ -365,7 +365,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     vq_train: TrainConfig | None = None  # set where the VQ is trained from scratch
-    words_train: TrainConfig | None = None  # set where texts are learnt first, alone, from the titles of histories (ours)
+    words_train: TrainConfig | None = None  # set where texts are learnt first, from histories' titles alone (ours)
     train: TrainConfig = field(default_factory=TrainConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     world: WorldConfig | None = None  # set where the data is AdWorld

@@ -3,6 +3,7 @@
 import io
 import shutil
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,15 @@ from shop_log import PROGRESS, build, contents, dataset_config, write
 from uniadgen.config import PrepareConfig, override
 from uniadgen.data import checking, prepare
 from uniadgen.data.checkpoints import fingerprint
+from uniadgen.data.cutout import place
 from uniadgen.data.embed import Encoder
+from uniadgen.data.encode import Making, encode_store
 from uniadgen.data.executor import processes
 from uniadgen.data.history import similarity
+from uniadgen.data.listing import read_listing
 from uniadgen.data.segment import Cut, GroundedSam, OneByOne, cut_out
 from uniadgen.data.stages import Results, Stage, fill, key_of, read_all
+from uniadgen.data.store import Store
 
 GIVEN, OPAQUE, BARE, BROKEN = range(4)  # products 0, 1, 2, ... in turn
 
@@ -200,6 +205,42 @@ def test_every_target_is_prepared_or_left_out_with_its_reason(shop: tuple[Path, 
     assert sum(n["targets"] for n in summary["dropped"].values()) == sum(bool(row["reason"]) for row in rows)
 
 
+def test_a_store_is_made_of_what_was_prepared(shop: tuple[Path, Path], tmp_path: Path, tiny_config) -> None:
+    log, folder = shop
+
+    def stored(name: str) -> list[dict[str, Any]]:
+        """Every sample of a store, with the product's transparent picture."""
+        listing = read_listing(folder, log)
+        making = Making(tiny_config, lambda pictures: np.zeros((len(pictures), 4), np.uint16), "none", 8)
+        encode_store(tmp_path / name, replace(listing, max_broken=1), making, PROGRESS)
+        made = Store(tmp_path / name, tiny_config)
+        samples = map(made.sample, range(len(made)))
+        return [{"text": s.text, "cutout": made.cutout(s.product), "scores": list(s.scores)} for s in samples]
+
+    plain = stored("plain")  # of the shop's own transparent pictures, with any text
+    run(shop, OneByOne(blue, "blue 1"))
+    prepared = stored("prepared")
+    for said, of_plain, of_prepared in (("Cures", True, False), ("point 2", False, True)):  # product 2 has no picture
+        found = [any(said in sample["text"] for sample in samples) for samples in (plain, prepared)]
+        assert found == [of_plain, of_prepared]
+    rows = {row["creative"]: row for row in targets_of(folder)}
+    cut = prepare.cutouts(folder)
+    wanted = [
+        (rows[row["target"]]["text"], cut[row["target"]], scores)
+        for path in sorted((folder / "samples").glob("*.parquet"))
+        for row, scores in zip(
+            pq.read_table(path).to_pylist(), prepare.similarities(folder, path.name).to_pylist(), strict=True
+        )
+        if row["split"] == "train" and row["target"] in cut
+    ]
+    side = tiny_config.data.image_size
+    shown = [(text, np.asarray(place(Image.open(io.BytesIO(data)), side)), scores) for text, data, scores in wanted]
+    order = lambda found: (found[0], found[1].tobytes(), found[2])  # noqa: E731 - an epoch has its own order
+    stored_samples = sorted(((s["text"], s["cutout"], s["scores"]) for s in prepared), key=order)
+    for made, expected in zip(stored_samples, sorted(shown, key=order), strict=True):
+        assert made[0] == expected[0] and (made[1] == expected[1]).all() and made[2] == pytest.approx(expected[2])
+
+
 def test_without_a_cutter_products_need_their_own_picture(shop: tuple[Path, Path]) -> None:
     dropped = run(shop, max_unsupported=1.0)["dropped"]
     assert dropped.keys() == {"no_cutout", "damaged_picture"}
@@ -251,7 +292,7 @@ def test_similarities_are_those_of_every_title_to_the_description(shop: tuple[Pa
     run(shop)
     creatives, products = (pq.read_table(folder / name).to_pylist() for name in ("creatives", "products"))
     (path,) = (folder / "samples").glob("*.parquet")
-    found = prepare.similarities(folder, path.name)
+    found = prepare.similarities(folder, path.name).to_pylist()
     samples = pq.read_table(path).to_pylist()
     assert len(found) == len(samples) == 40
     for row, scores in zip(samples, found, strict=True):
@@ -469,7 +510,7 @@ def test_with_an_encoder_similarities_are_its_cosines(shop: tuple[Path, Path], m
     run(shop, cutout="off", encoder=str(models / "encoder"))
     creatives, products = (pq.read_table(folder / name).to_pylist() for name in ("creatives", "products"))
     (path,) = (folder / "samples").glob("*.parquet")
-    row, scores = pq.read_table(path).to_pylist()[0], prepare.similarities(folder, path.name)[0]
+    row, scores = pq.read_table(path).to_pylist()[0], prepare.similarities(folder, path.name)[0].as_py()
     texts = [creatives[n]["text"] for n in row["history"]]
     texts.append(products[creatives[row["target"]]["product"]]["description"])
     vectors = np.stack([v["vector"] for v in Encoder(str(models / "encoder"), 4)(texts)]).astype(np.float32)

@@ -15,14 +15,12 @@ from shop_log import PROGRESS, build, dataset_config, events, write_log, write_p
 from uniadgen.config import Config, override
 from uniadgen.data import shelves, store, tables
 from uniadgen.data.cutout import squash
-from uniadgen.data.encode import Making, Prepared, encode_store
+from uniadgen.data.encode import Making, encode_store
 from uniadgen.data.listing import Listing, read_listing
 from uniadgen.data.plan import locked
 from uniadgen.data.prompt import Layout
 from uniadgen.data.rows import Rows
 from uniadgen.data.store import Store, read_manifest, verify
-
-PLAIN = Prepared()
 
 
 class Encoder:
@@ -76,10 +74,10 @@ def write_examples(folder: Path, numbers) -> Path:
     return folder / "examples.jsonl"
 
 
-def encode(folder: Path, config: Config, source: Path | Listing, prepared: Prepared = PLAIN, **options) -> Encoder:
+def encode(folder: Path, config: Config, source: Path | Listing, **options) -> Encoder:
     listing = source if isinstance(source, Listing) else read_listing(source)
     options = {"encode": Encoder(config), "vq": "a", "at_once": 3} | options
-    encode_store(folder, listing, Making(config, **options), PROGRESS, prepared)
+    encode_store(folder, listing, Making(config, **options), PROGRESS)
     return options["encode"]
 
 
@@ -232,18 +230,6 @@ def test_a_picture_that_is_broken_is_listed_and_never_replaced(
     assert any(name == "click2.png" and "cut short" in why for _, name, why in listed)
     with pytest.raises(ValueError, match=r"pictures cannot be used, expected at most 10%; the first is .*ad0.png"):
         encode(tmp_path / "strict", tiny_config, examples)
-
-
-def test_stages_may_bring_cutouts_and_drop_texts(tiny_config: Config, tmp_path: Path, examples: Path) -> None:
-    mug, listing = (examples.parent / "mug1.png").read_bytes(), read_listing(examples)
-    creatives = [name for batch in listing.creatives() for name in batch["text"].to_pylist()]
-    kept = Prepared(lambda product: mug, lambda creative: creatives[creative] not in ("text 2", "mug title 4"))
-    encode(tmp_path / "out", tiny_config, examples, kept)
-    made = Store(tmp_path / "out", tiny_config)
-    samples = {made.sample(i).text: made.sample(i) for i in range(8)}
-    assert "text 2" not in samples
-    assert list(samples["text 3"].titles) == ["mug title 3", "mug title 5"]
-    assert read_manifest(tmp_path / "out")["counts"]["cutouts"] == 1
 
 
 def test_pictures_may_be_kept(tiny_config: Config, tmp_path: Path, examples: Path) -> None:

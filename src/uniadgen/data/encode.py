@@ -18,7 +18,6 @@ from PIL import Image
 
 from uniadgen.config import Config
 from uniadgen.data.cutout import place, read_picture, squash
-from uniadgen.data.history import similarity
 from uniadgen.data.listing import Listing
 from uniadgen.data.plan import Progress, load, locked, save, write_table
 from uniadgen.data.shelves import BlobShelf, CodeShelf, Shelf, checksums, key_of
@@ -33,15 +32,6 @@ SETTINGS, DROPPED = "settings.json", "dropped.parquet"
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """What earlier stages made of a dataset: three functions, by default those that need no stage."""
-
-    cutout: Callable[[int], bytes | None] = lambda product: None  # row of products -> PNG; None: the product's own
-    keeps: Callable[[int], bool] = lambda creative: True  # row of creatives -> whether its text may be learnt from
-    similarity: Callable[[Sequence[str], str], Sequence[float]] = similarity  # titles, description -> s_i of Eq. 6
-
-
-@dataclass(frozen=True)
 class Making:
     """How a store is made: sizes and seed of `config`, the VQ and its name, pictures coded together."""
 
@@ -52,13 +42,7 @@ class Making:
     keep_pictures: bool = False
 
 
-def encode_store(
-    folder: Path,
-    listing: Listing,
-    making: Making,
-    progress: Progress,
-    prepared: Prepared = Prepared(),
-) -> dict[str, Any]:
+def encode_store(folder: Path, listing: Listing, making: Making, progress: Progress) -> dict[str, Any]:
     """Makes the store of a listing in `folder`, or what is missing of it; returns its manifest.
 
     Pictures that cannot be used are listed in `dropped.parquet` with the samples that go with them; none is replaced.
@@ -66,13 +50,12 @@ def encode_store(
     that another process writes.
     """
     with locked(folder):
-        return _Encoder(folder, listing, making, progress, prepared).run()
+        return _Encoder(folder, listing, making, progress).run()
 
 
 class _Encoder:
-    def __init__(self, folder: Path, listing: Listing, making: Making, progress: Progress, prepared: Prepared) -> None:
-        self.folder, self.listing, self.making = folder, listing, making
-        self.progress, self.prepared = progress, prepared
+    def __init__(self, folder: Path, listing: Listing, making: Making, progress: Progress) -> None:
+        self.folder, self.listing, self.making, self.progress = folder, listing, making, progress
         data = making.config.data
         self.sides = {"targets": data.image_size, "clicks": data.click_size}
         self.dropped: list[tuple[str, str, str]] = []  # what, its name, why
@@ -107,7 +90,7 @@ class _Encoder:
         rows = self._code_pictures(wanted)
         cutouts = self._place_cutouts(wanted["products"])
         self._refuse_if_broken(wanted)
-        tables = TableWriter(self.folder, self.listing, self.prepared.similarity, rows, cutouts)
+        tables = TableWriter(self.folder, self.listing, rows, cutouts)
         return finish_store(self.folder, self.making, self.shelves, tables, self.dropped, self.progress)
 
     def _wanted(self) -> dict[str, NDArray[np.bool_]]:
@@ -136,8 +119,6 @@ class _Encoder:
                     found = fault or self._code(name, needed)
                     if isinstance(found, str):
                         self.dropped.append(("picture", name, found))
-                    elif not self.prepared.keeps(creative):
-                        found = "its text is not to be learnt from"  # counted by the stage that found it
                     for kind in needed:
                         rows[kind][creative] = BROKEN if isinstance(found, str) else found[kind]
                     bar.advance()
@@ -149,11 +130,11 @@ class _Encoder:
     def _code(self, name: str, kinds: Sequence[str]) -> dict[str, int] | str:
         """Puts a picture on the shelves that need it: its rows, or what is wrong with it."""
         known = self._known.get(name)
-        data = self._read(name) if known is None else b""
+        data = self._read(name, self.listing.read) if known is None else b""
         key = known or (data if isinstance(data, str) else key_of(data))
         picture = None
         if isinstance(key, bytes) and any(self._lacks(kind, key) for kind in kinds):
-            picture = _opened(name, data or self._read(name), "RGB")
+            picture = _opened(name, data or self._read(name, self.listing.read), "RGB")
         if isinstance(picture, str):
             key = picture
         self._known[name] = key
@@ -163,9 +144,9 @@ class _Encoder:
             return key
         return {kind: self._put(kind, key, picture) for kind in kinds}
 
-    def _read(self, name: str) -> bytes | str:
+    def _read(self, name: str, read: Callable[[str], bytes]) -> bytes | str:
         try:
-            return self.listing.read(name)
+            return read(name)
         except OSError as error:
             return error.strerror or str(error)
         except ValueError as error:
@@ -192,7 +173,7 @@ class _Encoder:
                     product = start + place_in_batch
                     entry = batch.slice(place_in_batch, 1).to_pylist()[0]
                     name = entry["image"] or f"product {product}"
-                    found = self._cutout(product, entry)
+                    found = self._cutout(entry)
                     if isinstance(found, str):
                         self.dropped.append(("cutout", name, found))
                         rows[product] = BROKEN
@@ -203,18 +184,17 @@ class _Encoder:
             shelf.flush()
         return rows
 
-    def _cutout(self, product: int, entry: dict[str, Any]) -> tuple[bytes, bytes] | str:
+    def _cutout(self, entry: dict[str, Any]) -> tuple[bytes, bytes] | str:
         """The key of a product's transparent picture and its placed PNG (empty: there already); or what is wrong."""
-        made = self.prepared.cutout(product)
-        if made is None and not entry["image"]:
+        if not entry["image"]:
             return "the product has no transparent picture"
-        data = self._read(entry["image"]) if made is None else made
+        data = self._read(entry["image"], self.listing.read_cutout)
         if isinstance(data, str):
             return data
         key = key_of(data)
         if self.shelves["cutouts"].find(key) >= 0:
             return key, b""
-        picture = _opened(entry["image"] or f"product {product}", data, "RGBA")
+        picture = _opened(entry["image"], data, "RGBA")
         if isinstance(picture, str):
             return picture
         try:

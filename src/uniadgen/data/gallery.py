@@ -44,9 +44,9 @@ def write_gallery(path: Path, listing: Listing, most: int, advance: Callable[[in
     creatives, products = (pa.Table.from_batches(batches()) for batches in (listing.creatives, listing.products))
     written = 0
 
-    def picture(name: str | None) -> dict[str, Any]:
+    def picture(name: str | None, read: Callable[[str], bytes] = listing.read) -> dict[str, Any]:
         try:
-            return {"bytes": listing.read(name) if name else None, "path": name}
+            return {"bytes": read(name) if name else None, "path": name}
         except (OSError, ValueError):
             return {"bytes": None, "path": name}
 
@@ -59,7 +59,10 @@ def write_gallery(path: Path, listing: Listing, most: int, advance: Callable[[in
             for line in batch.to_pylist():
                 product = products.slice(line["product"], 1).to_pylist()[0]
                 told = {name: product[name] for name in ("description", "selling_points")}
-                shown = {"cutout": picture(product["image"]), "history": [click(c) for c in line["history"]]}
+                shown = {
+                    "cutout": picture(product["image"], listing.read_cutout),
+                    "history": [click(c) for c in line["history"]],
+                }
                 yield click(line["target"]) | told | shown
 
     def write(partial: Path) -> None:

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from uniadgen.config import DatasetConfig
 from uniadgen.data import pad1m
@@ -21,9 +23,8 @@ Batches = Callable[[], Iterator[pa.RecordBatch]]  # read anew, and in the same o
 
 _CREATIVES = pa.schema({"image": pa.string(), "text": pa.string()})
 _PRODUCTS = pa.schema({"image": pa.string(), "description": pa.string(), "selling_points": pa.list_(pa.string())})
-_SAMPLES = pa.schema(
-    {"target": pa.int32(), "product": pa.int32(), "history": pa.list_(pa.int32()), "scores": pa.list_(pa.float64())}
-)
+_SCORES = pa.list_(pa.float64())
+_SAMPLES = pa.schema({"target": pa.int32(), "product": pa.int32(), "history": pa.list_(pa.int32()), "scores": _SCORES})
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Listing:
 
     A sample has the numbers of its target creative and of its product, and those of its history, oldest first;
     `scores`, if the input knows them, are the similarities of that history's titles. `read` gives the bytes of a
-    picture, or raises `OSError` or `ValueError`.
+    creative's picture, `read_cutout` those of a product's transparent one; they raise `OSError` or `ValueError`.
     """
 
     num_creatives: int
@@ -42,6 +43,7 @@ class Listing:
     products: Batches
     samples: Batches
     read: Callable[[str], bytes]
+    read_cutout: Callable[[str], bytes]
     min_clicks: int = 0  # of a sample, its target among them
     max_broken: float = 0.1  # share of pictures above which the encoding stops
 
@@ -70,19 +72,21 @@ def read_listing(source: Path, pictures: Path | None = None, split: str = "train
 
 
 def _dataset(folder: Path, log: Path, split: str) -> Listing:
-    from uniadgen.data.pictures import Fault, fetch  # fsspec is needed for datasets only
+    """One split of a dataset; where `data prepare` was run, without the targets that it left out, with its cut-outs.
+
+    A cut-out is one of its target's picture, so every target is then a product of its own.
+    """
+    from uniadgen.data import prepare  # these need fsspec, which is for datasets only
+    from uniadgen.data.pictures import Fault, fetch
 
     if split not in SPLITS:
         raise ValueError(f"got split {split!r}, expected {', '.join(SPLITS)}")
     config = DatasetConfig.of(json.loads((folder / "build.json").read_text())["config"], "build.json")
-    products = pq.read_table(folder / "creatives", columns=["product"])["product"].to_numpy()
-
-    def samples() -> Iterator[pa.RecordBatch]:
-        for batch in _batches(folder / "samples", ["split", "target", "history"])():
-            mine = batch.filter(pa.array(batch["split"].to_numpy(zero_copy_only=False) == split))
-            of = pa.array(products[mine["target"].to_numpy()])
-            columns = {"target": mine["target"], "product": of, "history": mine["history"]}
-            yield pa.record_batch(columns | {"scores": pa.nulls(len(of), pa.list_(pa.float64()))}, schema=_SAMPLES)
+    product_of = pq.read_table(folder / "creatives", columns=["product"])["product"].to_numpy()
+    prepared = prepare.is_prepared(folder)
+    left_out = np.array(list(prepare.left_out(folder)) if prepared else [], np.int64)
+    cutouts = prepare.cutouts(folder) if prepared else {}
+    cut = np.array(sorted(cutouts), np.int64)
 
     def read(name: str) -> bytes:
         try:
@@ -90,17 +94,40 @@ def _dataset(folder: Path, log: Path, split: str) -> Listing:
         except Fault as found:
             raise ValueError(REASONS[str(found)].meaning) from None
 
+    def samples() -> Iterator[pa.RecordBatch]:
+        for path in _files(folder / "samples"):
+            scores = prepare.similarities(folder, path.name) if prepared else None
+            start = 0
+            for batch in open_parquet(path).iter_batches(BATCH, columns=["split", "target", "history"]):
+                targets = batch["target"].to_numpy()
+                products = np.searchsorted(cut, targets) if cutouts else product_of[targets]
+                told = pa.nulls(len(batch), _SCORES) if scores is None else scores[start : start + len(batch)]
+                columns = [batch["target"], pa.array(products, pa.int32()), batch["history"], told.cast(_SCORES)]
+                mine = (batch["split"].to_numpy(zero_copy_only=False) == split) & ~np.isin(targets, left_out)
+                yield pa.record_batch(columns, schema=_SAMPLES).filter(pa.array(mine))
+                start += len(batch)
+
     return Listing(
-        len(products),
-        sum(open_parquet(path).metadata.num_rows for path in _files(folder / "products")),
+        len(product_of),
+        len(cut) if cutouts else sum(open_parquet(path).metadata.num_rows for path in _files(folder / "products")),
         sum(len(batch) for batch in samples()),
         _batches(folder / "creatives", ["image", "text"]),
-        _batches(folder / "products", ["image", "description", "selling_points"]),
+        partial(_cut, _words_of(folder, cut, product_of))
+        if cutouts
+        else _batches(folder / "products", _PRODUCTS.names),
         samples,
         read,
+        (lambda name: cutouts[int(name)]) if cutouts else read,
         config.build.min_clicks,
         config.build.max_broken,
     )
+
+
+def _words_of(folder: Path, targets: NDArray[np.integer], product_of: NDArray[np.integer]) -> pa.Table:
+    """What is said of each target's product; `image` is the number of the target, for its cut-out."""
+    told = pq.read_table(folder / "products", columns=["description", "selling_points"])
+    told = told.take(pa.array(product_of[targets]))
+    return told.add_column(0, "image", pa.array(targets).cast(pa.string())).cast(_PRODUCTS)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -151,7 +178,11 @@ def _in_memory(entries: Iterable[_Entry], root: Path) -> Listing:
     told = pa.table(dict(zip(("image", "description", "selling_points"), columns, strict=True)), schema=_PRODUCTS)
     lines = pa.Table.from_pylist(samples, schema=_SAMPLES)
     tables = (partial(_cut, table) for table in (shown, told, lines))
-    return Listing(len(creatives), len(products), len(samples), *tables, lambda name: (root / name).read_bytes())
+
+    def read(name: str) -> bytes:
+        return (root / name).read_bytes()
+
+    return Listing(len(creatives), len(products), len(samples), *tables, read, read)
 
 
 def _cut(table: pa.Table) -> Iterator[pa.RecordBatch]:

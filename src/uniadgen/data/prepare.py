@@ -97,6 +97,11 @@ def _finish(job: Job, lost: Lost) -> dict[str, Any]:
 # for those who read it
 
 
+def is_prepared(folder: Path) -> bool:
+    """Whether stages were run over a dataset, to their end."""
+    return (folder / "prepared" / "prepared.json").is_file()
+
+
 def left_out(folder: Path) -> dict[int, str]:
     """Targets (rows of creatives) that are to be left out, with the reason; `ValueError` where nothing is prepared."""
     targets = _prepared(folder).to_pylist()
@@ -126,15 +131,16 @@ class Cutouts(Mapping[int, bytes]):
         return self._results[self._keys[creative]]["picture"]
 
 
-def similarities(folder: Path, name: str) -> list[list[float]]:
-    """Of one file of samples, row for row: the similarity of each title of the history, in its order."""
+def similarities(folder: Path, name: str) -> pa.Array:
+    """Of one file of samples, row for row: a list of the similarities of the history's titles, in their order."""
     _prepared(folder)
-    return open_parquet(folder / "prepared" / "similarity" / name).read(use_threads=False)["similarity"].to_pylist()
+    table = open_parquet(folder / "prepared" / "similarity" / name).read(use_threads=False)
+    return table["similarity"].combine_chunks()
 
 
 def _prepared(folder: Path) -> pa.Table:
     path = folder / "prepared" / "prepared.json"
-    if not path.is_file() or load(path)["dataset"] != load(folder / "manifest.json")["content"]:
+    if not is_prepared(folder) or load(path)["dataset"] != load(folder / "manifest.json")["content"]:
         raise ValueError(f"{folder}: not prepared, or changed since: run `uniadgen data prepare {folder}`")
     return open_parquet(folder / "prepared" / "targets.parquet").read(use_threads=False)
 

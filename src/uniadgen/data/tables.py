@@ -1,7 +1,7 @@
 """The words and samples of a store, written once all pictures have their rows on shelves."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from uniadgen.data.history import similarity
 from uniadgen.data.listing import Listing
 from uniadgen.data.shelves import Keys, write_arrow
 from uniadgen.data.store import PER_TABLE, Table
@@ -36,11 +37,10 @@ class TableWriter:
         self,
         folder: Path,
         listing: Listing,
-        similarity: Callable[[Sequence[str], str], Sequence[float]],
         rows: Mapping[str, Rows],
         cutouts: Rows,
     ) -> None:
-        self.folder, self.listing, self.similarity = folder, listing, similarity
+        self.folder, self.listing = folder, listing
         self.rows, self.cutouts = rows, cutouts
         self._keys: Mapping[str, Keys] = {}
         self._text_rows = _numbered((rows["targets"] >= 0) | (rows["clicks"] >= 0))
@@ -123,7 +123,7 @@ class TableWriter:
         description = self.products.column("description", sample["product"]).as_py()
         titles = [self.texts.column("text", row).as_py() for row in sample["titles"].tolist()]
         scores = line["scores"]
-        sample["scores"] = self.similarity(titles, description) if scores is None else [scores[i] for i in kept]
+        sample["scores"] = similarity(titles, description) if scores is None else [scores[i] for i in kept]
         points = self.products.column("selling_points", sample["product"]).as_py()
         words = [description, points, self.texts.column("text", sample["text"]).as_py(), titles, list(sample["scores"])]
         self._sum = (self._sum + self._hash(words, sample, product)) % 2**128

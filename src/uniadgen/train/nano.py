@@ -43,7 +43,9 @@ def train_recipe(config: Config, folder: Path) -> Path:
     _start_codes(model)
     codes = _code_stock(config, model, stock, folder / "stock")
     if config.words_train is not None and not checkpoints(folder / "model"):
-        _train_words(config, model, tokenizer, AdWorldSource(config, stock, codes[0], codes[1][:, :0]), folder / "words")
+        _train_words(
+            config, model, tokenizer, AdWorldSource(config, stock, codes[0], codes[1][:, :0]), folder / "words"
+        )
     rows = Rows(config, layout, AdWorldSource(config, stock, *codes))
     sheet = SampleSheet(model, rows, folder / "model")
     train(model, rows.batches, config.train, folder / "model", what="model", sample=sheet.draw, numbers=rows.numbers)
