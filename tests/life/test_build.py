@@ -463,5 +463,9 @@ def test_killed_workers_of_ray_are_replaced_and_the_bytes_are_the_same(
         building.build(log, folder, dataset_config(), KEY, disturbed, PROGRESS)
         assert {path.name for path in marks.iterdir()} == {"none", "partition_task", "select_task"}
         assert contents(folder) == contents(undisturbed)
-        with pytest.raises(ValueError, match=r"^invalid literal for int\(\) with base 10: 'x'$"):
-            list(execute(int, [("x",)]))
+
+        def refuses() -> int:
+            raise ValueError("got 3, expected 2")
+
+        with pytest.raises(ValueError, match=r"^got 3, expected 2$"):
+            list(execute(refuses, [()]))

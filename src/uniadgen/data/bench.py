@@ -9,10 +9,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -129,6 +129,7 @@ def _watched(command: Sequence[str]) -> Iterator[Step]:
     finally:
         running.kill()  # where we were stopped; one that has ended is not harmed
     reader.join()
+    running.stderr.close()
     if running.returncode:
         raise ChildProcessError(f"{' '.join(command)} ended after {time.monotonic() - began:.0f} s: {''.join(heard)}")
     for now, name in ended:
@@ -137,7 +138,7 @@ def _watched(command: Sequence[str]) -> Iterator[Step]:
     yield Step("manifest and card", time.monotonic() - last, tree.cpu - before, peak)
 
 
-def _hear(lines: IO[str], ended: list[tuple[float, str]], heard: list[str]) -> None:
+def _hear(lines: Iterable[str], ended: list[tuple[float, str]], heard: list[str]) -> None:
     for line in lines:
         bar = re.match(r"(.+?) ([0-9]+)/([0-9]+)", line)
         if bar is None:
