@@ -1,7 +1,7 @@
 """AdWorld's truth for the checks: ads that are right, and the same ads with one known fault each."""
 
 import io
-from collections.abc import Sequence
+import re
 from dataclasses import dataclass
 from math import cos, pi, sin
 from typing import Final
@@ -153,3 +153,82 @@ def _attach(
     shade = np.linspace(1.06, 0.90, SIDE)[:, None, None] * np.array(colour, np.float64)
     drawn = Image.fromarray(np.clip(np.broadcast_to(shade, (SIDE, SIDE, 3)), 0, 255).astype(np.uint8))
     return Image.composite(drawn, ad, mask)
+
+
+# Claims that no product of AdWorld makes, and wording that rules restrict; neither is taken from a pattern of ours.
+INVENTED: Final = {
+    "en": (
+        "hand-carved walnut lid", "solar charging panel", "built-in water filter", "memory foam lining",
+        "voice assistant support", "waterproof to great depths", "titanium plated hinges", "self-cleaning nozzle",
+        "glow-in-the-dark logo", "lavender scent inside", "bulletproof glass front", "fits every car seat",
+        "award-winning engineering", "grown by island farmers", "holds a full gallon", "ultrasonic insect repellent",
+    ),
+    "zh": (
+        "手工雕花胡桃木盖", "太阳能充电", "内置净水滤芯", "记忆棉内衬", "语音助手操控", "深海级防水",
+        "钛金镀层铰链", "喷嘴自动清洁",
+        "夜光标志", "内含薰衣草香", "防弹玻璃面板", "适配所有车型", "屡获设计大奖", "海岛农户种植",
+        "容量翻倍", "超声波驱虫",
+    ),
+}  # fmt: skip
+RESTRICTED: Final = {
+    "en": (
+        "the world's best", "our #1 best seller", "clinically proven", "dermatologist recommended", "100% eco-friendly",
+        "cures back pain", "money-back guarantee", "completely free of charge", "was $99, now $19", "lifetime warranty",
+        "fda approved", "carbon neutral", "the finest on earth", "heals your skin overnight", "made in the usa",
+        "kinder to nature than all others",
+    ),
+    "zh": (
+        "国家级品质", "全网第一", "史上最低价", "三天美白", "根治失眠", "销量冠军",
+        "最好用的选择", "100%有效", "无效退款", "顶级工艺",
+        "领导人同款", "绝对安全", "永不褪色", "增强免疫力", "独家专利", "举世无双",
+    ),
+}  # fmt: skip
+# As people write who do not keep to AdWorld's four manners; the connecting words are none of AdWorld's.
+FREELY: Final = {
+    "en": (
+        "Meet the {name} with {first} and {second}.", "{first}, {second}: that is our {name}.",
+        "Your new {name} comes with {first}. And {second}, too!", "For you: {name}, {second}, {first}",
+        "Looking for a {name}? Enjoy {first} and {second}.", "{name} - {second} meets {first}",
+    ),
+    "zh": (
+        "这款{name}，{first}，{second}。", "选{name}，享{first}与{second}！", "{name}来了：{first}，还有{second}",
+        "为你准备的{name}，{second}，{first}", "给家人的{name}：{first}，也{second}", "爱上{name}，{second}，{first}",
+    ),
+}  # fmt: skip
+
+
+def wordings(number: int, language: str, seed: int = 0) -> list[Wording]:
+    """Texts about one product of AdWorld: in its own manners and more freely, then with one known fault each."""
+    rng = np.random.default_rng([seed, number, LANGUAGES.index(language)])
+    family = list(FAMILIES.values())[number % len(FAMILIES)]
+    variant = family.build(rng)
+    points = words.selling_points(family.name, family.department, language, rng)
+    about = words.description(family.name, family.department, variant.colour, variant.finish, language, rng)
+    pick = lambda options: str(options[int(rng.integers(len(options)))])  # noqa: E731
+    first, second = (points[i] for i in rng.permutation(np.arange(1, len(points)))[:2])
+    say = lambda *parts: words.compose(*parts, pick(words.MANNERS), language)  # noqa: E731
+    text = words.text(points, pick(words.KINDS), pick(words.MANNERS), language, rng)
+    free = pick(FREELY[language]).format(name=points[0], first=first, second=second)
+    full = f"{text}{' ' if language == 'en' else '。'}{about}"
+    far = list(FAMILIES.values())[(number + len(FAMILIES) // 2) % len(FAMILIES)]
+    foreign = [p for p in words.selling_points(far.name, far.department, language, rng)[1:] if p not in points]
+    comma = ", " if language == "en" else "，"
+    texts = {
+        ("", text), ("", free), ("", full),
+        ("invented claim", say(points[0], first, pick(INVENTED[language]))),
+        ("another product's point", say(points[0], first, pick(foreign))),
+        ("changed number", _with_another_number(full, rng)),
+        ("repeated phrase", f"{text}{comma}{first}{comma}{first}"),
+        ("list of points", comma.join(points[i] for i in rng.permutation(len(points))[:7])),
+        ("says little", pick(FREELY[language]).format(name=points[0], first="", second="")),
+        ("restricted claim", f"{text}{comma}{pick(RESTRICTED[language])}"),
+    }  # fmt: skip
+    return [Wording(said, points, about, fault) for fault, said in sorted(texts)]
+
+
+def _with_another_number(text: str, rng: np.random.Generator) -> str:
+    """One number in digits changed by a tenth or more; descriptions of AdWorld always have one."""
+    numbers = list(re.finditer(r"\d+", text))
+    chosen = numbers[int(rng.integers(len(numbers)))]
+    value = int(chosen[0])
+    return text[: chosen.start()] + str(value + max(1, int(value * rng.uniform(0.1, 1)))) + text[chosen.end() :]

@@ -105,7 +105,7 @@ def _has_colour_of(lab: Pixels, sample: Pixels) -> Mask:
 
 
 def _cell(lab: Pixels) -> tuple[NDArray[np.int64], ...]:
-    index = np.floor_divide(lab + (0.0, 130.0, 130.0), CELL).astype(np.int64)
+    index = np.floor_divide(lab + np.array([0, 130, 130]), CELL).astype(np.int64)
     return tuple(np.clip(index[..., axis], 0, (27, 65, 65)[axis]) for axis in range(3))
 
 
@@ -170,7 +170,7 @@ def to_lab(pixels: Pixels) -> Pixels:
 
 
 def _luma(pixels: Pixels) -> Pixels:
-    return pixels @ (0.299, 0.587, 0.114)
+    return pixels @ np.array([0.299, 0.587, 0.114])
 
 
 def blurred(values: Pixels, sigma: float) -> Pixels:
