@@ -336,12 +336,12 @@ def bench_checks(
     from uniadgen.train.log import progress_bar
 
     with progress_bar("products", products) as bar:
-        values = calibration.measure_faults(products, seed, bar.advance)
+        values, shown = calibration.measure_faults(products, seed, bar.advance)
     rows = calibration.calibrate(values, seed)
     figures = json.dumps(calibration.report(rows, products, seed), indent=2)
     files.write_whole(out, lambda path: path.write_text(figures + "\n"))
     files.write_whole(out.with_suffix(".png"), calibration.plot(values).savefig)
-    files.save_picture(out.with_name(f"{out.stem}-faults.png"), calibration.sheet(min(6, products), seed))
+    files.save_picture(out.with_name(f"{out.stem}-faults.png"), calibration.sheet(shown))
     Console().print(calibration.table(rows, products))
     print(out)
 

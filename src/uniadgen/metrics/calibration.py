@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -17,6 +17,7 @@ from uniadgen.metrics.rules import SHIPPED, find_claims, read_pack
 from uniadgen.metrics.statistics import Interval, auc_of, bootstrap, mean_of, quantile_of
 
 FALSE_ALARMS = 0.05
+SHOWN = 6  # products whose pictures are kept to look at
 _KEPT = ("recoloured", "shifted", "other product", "blurred", "painted, not pasted")
 FAULTS: Final[dict[str, tuple[str, ...]]] = {
     "psnr": _KEPT,
@@ -58,14 +59,25 @@ class Row:
     unmeasured: int  # of both
 
 
-def measure_faults(num_products: int, seed: int, advance: Callable[[], None] = lambda: None) -> list[Value]:
+class Measured(NamedTuple):
+    """All values, and the pictures of the first products: good ones, then one with each fault."""
+
+    values: list[Value]
+    shown: list[list[Image.Image]]
+
+
+def measure_faults(num_products: int, seed: int, advance: Callable[[], None] = lambda: None) -> Measured:
     """Measures right and faulty ads of `num_products` products: pictures, and texts in both languages."""
     packs = [read_pack(name) for name in SHIPPED]
     values: list[Value] = []
+    shown: list[list[Image.Image]] = []
     for number in range(num_products):
         of, rng = sample(number, seed), np.random.default_rng([seed, number, 1])
-        shown = [("", picture) for picture in good_pictures(of, rng).values()]
-        for fault, picture in (*shown, *picture_faults(of, rng).items()):
+        good = [("", picture) for picture in good_pictures(of, rng).values()]
+        pictures = [*good, *picture_faults(of, rng).items()]
+        if number < SHOWN:
+            shown.append([picture for _, picture in pictures])
+        for fault, picture in pictures:
             measured = measure_picture(picture, of.placed)._asdict()
             values += [Value(number, check, fault, value) for check, value in measured.items()]
         for language in LANGUAGES:
@@ -75,7 +87,7 @@ def measure_faults(num_products: int, seed: int, advance: Callable[[], None] = l
                 measured = {check: getattr(said, check) for check in FAULTS if hasattr(said, check)} | {"rules": hits}
                 values += [Value(number, check, wording.fault, value) for check, value in measured.items()]
         advance()
-    return values
+    return Measured(values, shown)
 
 
 def calibrate(values: Sequence[Value], seed: int) -> list[Row]:
@@ -156,14 +168,10 @@ def plot(values: Sequence[Value]) -> Figure:
     return figure
 
 
-def sheet(num_products: int, seed: int, side: int = 192) -> Image.Image:
+def sheet(shown: Sequence[Sequence[Image.Image]], side: int = 192) -> Image.Image:
     """The ads themselves: products by rows; as made, after JPEG and so on, then every fault."""
-    rows = []
-    for number in range(num_products):
-        of, rng = sample(number, seed), np.random.default_rng([seed, number, 1])
-        rows.append([*good_pictures(of, rng).values(), *picture_faults(of, rng).values()])
-    out = Image.new("RGB", (side * len(rows[0]), side * len(rows)))
-    for y, row in enumerate(rows):
+    out = Image.new("RGB", (side * len(shown[0]), side * len(shown)))
+    for y, row in enumerate(shown):
         for x, picture in enumerate(row):
             out.paste(picture.resize((side, side), Image.Resampling.LANCZOS), (side * x, side * y))
     return out

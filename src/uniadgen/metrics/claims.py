@@ -189,10 +189,10 @@ _PLAIN_ENGLISH: Final = (
     "order shop today yes please thanks hello hi not no than such each every both all some any more one"
 )
 _PLAIN_CHINESE: Final = (
-    "这款 这个 那个 一款 一个 我们 你们 他们 自己 为您 为你 让您 让你 给您 给你 带来 拥有 享受 尽享 选择 来自 采用 配有 "
-    "配备 现有 更有 还有 以及 而且 同时 因为 所以 如果 只要 就是 可以 能够 现在 今天 欢迎 了解 看看 来了 来吧 快来 不妨 "
-    "一起 准备 的 了 与 和 及 或 也 都 更 又 还 而 让 把 给 为 是 在 有 你 您 我 他 她 它 们 这 那 就 将 且 地 得 着 吗 呢 "
-    "吧 啊 哦 从 到 对 享 选"
+    "这款 这个 那个 一款 一个 我们 你们 他们 自己 为您 为你 让您 让你 给您 给你 带来 拥有 享受 尽享 选择 "
+    "来自 采用 配有 配备 现有 更有 还有 以及 而且 同时 因为 所以 如果 只要 就是 可以 能够 现在 今天 欢迎 "
+    "了解 看看 来了 来吧 快来 不妨 一起 准备 的 了 与 和 及 或 也 都 更 又 还 而 让 把 给 为 是 在 有 你 "
+    "您 我 他 她 它 们 这 那 就 将 且 地 得 着 吗 呢 吧 啊 哦 从 到 对 享 选"
 )
 _PLAIN_WORDS: Final = frozenset(_stem(word) for word in _PLAIN_ENGLISH.split())
 _PLAIN_HAN: Final = re.compile("|".join(_PLAIN_CHINESE.split()))

@@ -11,7 +11,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from uniadgen.data.cutout import paste
 from uniadgen.world import words
-from uniadgen.world.products import FAMILIES
+from uniadgen.world.products import FAMILIES, Family
 from uniadgen.world.render import cutout, render
 from uniadgen.world.scenes import NUM_STYLES, Style, scene
 
@@ -42,12 +42,17 @@ class Wording:
 def sample(number: int, seed: int = 0) -> Sample:
     """The sample with this number; families take turns. Equal numbers and seeds give equal samples."""
     rng = np.random.default_rng([seed, number])
-    family = list(FAMILIES.values())[number % len(FAMILIES)]
+    family = _family(number)
     solid, another = family.build(rng).solid, family.build(rng).solid
     in_scene = scene(Style.from_index(int(rng.integers(NUM_STYLES))), rng)
     painted = Image.fromarray(render(solid, in_scene, PAINTED).picture)
     placed, other = (Image.fromarray(cutout(each, in_scene.camera, SIDE)) for each in (solid, another))
     return Sample(family.name, painted, placed, other)
+
+
+def _family(number: int) -> Family:
+    """Families in turn, those of one department far apart, so that a few products already show all departments."""
+    return list(FAMILIES.values())[7 * number % len(FAMILIES)]
 
 
 def good_pictures(of: Sample, rng: np.random.Generator) -> dict[str, Image.Image]:
@@ -105,13 +110,8 @@ def _shifted(placed: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 def _washed(ad: Image.Image, placed: Image.Image, share: float) -> Image.Image:
     """The background brought near the product's own colour."""
-    plain = Image.blend(ad, Image.new("RGB", ad.size, _mean_colour(placed)), share)
+    plain = Image.blend(ad, Image.new("RGB", ad.size, _own_colour(placed)), share)
     return Image.composite(ad, plain, placed.getchannel("A"))
-
-
-def _mean_colour(placed: Image.Image) -> tuple[int, ...]:
-    pixels = np.asarray(placed)
-    return tuple(int(value) for value in pixels[pixels[..., 3] > 250][:, :3].mean(0))
 
 
 def _own_colour(placed: Image.Image) -> tuple[int, ...]:
@@ -200,7 +200,7 @@ FREELY: Final = {
 def wordings(number: int, language: str, seed: int = 0) -> list[Wording]:
     """Texts about one product of AdWorld: in its own manners and more freely, then with one known fault each."""
     rng = np.random.default_rng([seed, number, LANGUAGES.index(language)])
-    family = list(FAMILIES.values())[number % len(FAMILIES)]
+    family = _family(number)
     variant = family.build(rng)
     points = words.selling_points(family.name, family.department, language, rng)
     about = words.description(family.name, family.department, variant.colour, variant.finish, language, rng)
@@ -210,7 +210,7 @@ def wordings(number: int, language: str, seed: int = 0) -> list[Wording]:
     text = words.text(points, pick(words.KINDS), pick(words.MANNERS), language, rng)
     free = pick(FREELY[language]).format(name=points[0], first=first, second=second)
     full = f"{text}{' ' if language == 'en' else '。'}{about}"
-    far = list(FAMILIES.values())[(number + len(FAMILIES) // 2) % len(FAMILIES)]
+    far = _family(number + 12)
     foreign = [p for p in words.selling_points(far.name, far.department, language, rng)[1:] if p not in points]
     comma = ", " if language == "en" else "，"
     texts = {

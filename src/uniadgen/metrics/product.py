@@ -6,11 +6,11 @@ notices another colour), so all three are given. SSIM and CIEDE2000 are here bec
 them (scikit-image) brings SciPy and more for what takes fifty lines.
 """
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter
+from PIL import Image
 
 SIDE = 288  # px of the longer side at which everything is measured
 MARGIN = 2  # px taken off the product's outline: antialiasing and JPEG's ringing are no faults
@@ -53,33 +53,42 @@ def measure_picture(picture: Image.Image, placed: Image.Image) -> PictureMeasure
     wanted = ad.copy()
     wanted.paste(product.convert("RGB"), mask=product.getchannel("A"))
     opacity = np.asarray(product.getchannel("A"))
-    found, expected = np.asarray(ad, np.float64), np.asarray(wanted, np.float64)
-    lab = to_lab(found)
-    inside = shrunk(opacity >= 250, MARGIN)
+    found, expected = np.asarray(ad), np.asarray(wanted)
+    lab, inside = to_lab(found), shrunk(opacity >= 250, MARGIN)
     psnr = ssim_value = colour = None
     if inside.any():
-        error = ((found - expected)[inside] ** 2).mean()
+        near = _around(inside, 6)  # all that SSIM's window sees from inside
+        difference = found[near].astype(np.float64) - expected[near]
+        error = (difference[inside[near]] ** 2).mean()
         psnr = float(min(BEST_PSNR, 10 * np.log10(255**2 / max(error, 1e-9))))
-        ssim_value = float(ssim(_luma(found), _luma(expected))[inside].mean())
-        colour = float(ciede2000(lab[inside], to_lab(expected)[inside]).mean())
-    return PictureMeasures(
-        psnr, ssim_value, colour, _attached(lab, to_lab(expected), opacity, inside), _contrast(lab, opacity)
-    )
+        ssim_value = float(ssim(_luma(found[near]), _luma(expected[near]))[inside[near]].mean())
+        colour = float(ciede2000(lab[inside], to_lab(expected[inside])).mean())
+    body = inside if inside.any() else opacity >= 128
+    attached = _attached(lab, to_lab(expected[body]), opacity)
+    return PictureMeasures(psnr, ssim_value, colour, attached, _contrast(lab, opacity))
 
 
 def _size(picture: Image.Image) -> str:
     return f"{picture.width} x {picture.height}"
 
 
-def _attached(lab: Pixels, expected: Pixels, opacity: NDArray[np.uint8], inside: Mask) -> float | None:
-    """Area outside the product, in its colours and connected to it, as a share of the product's area.
+def _around(mask: Mask, by: int) -> tuple[slice, slice]:
+    """The smallest part of a picture that holds the mask, with a margin."""
+    sides = []
+    for axis in (1, 0):
+        places = np.flatnonzero(mask.any(axis))
+        sides.append(slice(max(0, int(places[0]) - by), int(places[-1]) + 1 + by))
+    return sides[0], sides[1]
+
+
+def _attached(lab: Pixels, sample: Pixels, opacity: NDArray[np.uint8]) -> float | None:
+    """Area outside the product, in the colours of its `sample` and connected to it, as a share of the product's area.
 
     Where the product's colours are common far away, the background is simply like the product: None.
     """
     covered = opacity > 0
     near, far = grown(covered, MARGIN + 1), grown(covered, SIDE // 16)
-    body = inside if inside.any() else opacity >= 128
-    alike = _has_colour_of(lab, expected[body])
+    alike = _has_colour_of(lab, sample)
     ground = ~far
     if not ground.any() or alike[ground].mean() > COMMON:
         return None
@@ -115,7 +124,8 @@ def _contrast(lab: Pixels, opacity: NDArray[np.uint8]) -> float | None:
     edge = grown(outer, MARGIN) & grown(inner, MARGIN)
     if not edge.any():
         return None
-    within, without = (_local_mean(lab, mask)[edge] for mask in (inner, outer))
+    near = _around(edge, 11)  # all that the local means are of
+    within, without = (_local_mean(lab[near], mask[near])[edge[near]] for mask in (inner, outer))
     return float(np.median(ciede2000(within, without)))
 
 
@@ -156,20 +166,22 @@ def ciede2000(one: Pixels, other: Pixels) -> Pixels:
     return np.sqrt(d_light**2 + d_chroma**2 + d_hue**2 + rotation * d_chroma * d_hue)
 
 
-def to_lab(pixels: Pixels) -> Pixels:
-    """(..., 3) sRGB in 0..255 -> CIE Lab under D65."""
-    share = pixels / 255
-    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
-    to_xyz = np.array([
-        (0.4124564, 0.3575761, 0.1804375), (0.2126729, 0.7151522, 0.0721750), (0.0193339, 0.1191920, 0.9503041),
-    ])  # fmt: skip
-    xyz = linear @ (to_xyz / to_xyz.sum(1, keepdims=True)).T
+_SHARE: Final = np.arange(256) / 255
+_LINEAR: Final = np.where(_SHARE <= 0.04045, _SHARE / 12.92, ((_SHARE + 0.055) / 1.055) ** 2.4)
+_TO_XYZ: Final = np.array([
+    (0.4124564, 0.3575761, 0.1804375), (0.2126729, 0.7151522, 0.0721750), (0.0193339, 0.1191920, 0.9503041),
+])  # fmt: skip
+
+
+def to_lab(pixels: NDArray[np.uint8]) -> Pixels:
+    """(..., 3) sRGB -> CIE Lab under D65."""
+    xyz = _LINEAR[pixels] @ (_TO_XYZ / _TO_XYZ.sum(1, keepdims=True)).T
     root = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
     x, y, z = np.moveaxis(root, -1, 0)
     return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], -1)
 
 
-def _luma(pixels: Pixels) -> Pixels:
+def _luma(pixels: NDArray[np.uint8]) -> Pixels:
     return pixels @ np.array([0.299, 0.587, 0.114])
 
 
@@ -188,8 +200,14 @@ def blurred(values: Pixels, sigma: float) -> Pixels:
 
 def grown(mask: Mask, by: int) -> Mask:
     """The mask and all within `by` pixels of it, diagonals included."""
-    picture = Image.fromarray(mask.astype(np.uint8)).filter(ImageFilter.MaxFilter(2 * by + 1))
-    return np.asarray(picture) > 0
+    for _ in range(by):
+        tall = mask.copy()
+        tall[1:] |= mask[:-1]
+        tall[:-1] |= mask[1:]
+        mask = tall.copy()
+        mask[:, 1:] |= tall[:, :-1]
+        mask[:, :-1] |= tall[:, 1:]
+    return mask
 
 
 def shrunk(mask: Mask, by: int) -> Mask:
