@@ -70,10 +70,15 @@ def test_each_fault_is_seen_by_its_measure(placed: Image.Image) -> None:
     ad = ad_of(placed)
     opacity = placed.getchannel("A")
     red, green, blue = ad.split()
-    recoloured = measure_picture(Image.composite(Image.merge("RGB", (red, blue, green)), ad, opacity), placed)
+    recoloured = measure_picture(
+        Image.composite(
+            Image.merge("RGB", (red, green, blue.point([min(255, v + 70) for v in range(256)]))), ad, opacity
+        ),
+        placed,
+    )
     blurred = measure_picture(Image.composite(ad.filter(ImageFilter.GaussianBlur(2)), ad, opacity), placed)
     assert recoloured.colour > 3 and recoloured.ssim > 0.98  # SSIM hardly sees colour
-    assert blurred.ssim < 0.7 and blurred.psnr < 30
+    assert blurred.ssim < 0.85 and blurred.psnr < 30
     lost = measure_picture(ad_of(placed, (185, 45, 52)), placed)
     assert lost.contrast < 8
 

@@ -137,7 +137,7 @@ _WORD_NUMBER: Final = (
     rf"(?:{'|'.join(_TENS)})(?:[ -](?:{'|'.join(_SMALL[1:10])}))?|{'|'.join(reversed(_SMALL))}|hundred"
 )
 _TOKEN: Final = re.compile(
-    rf"(?P<prefix>(?<![^\W_])[a-z]+)?(?P<digits>\d+(?:,\d{{3}})*(?:\.\d+)?)"
+    rf"(?P<prefix>(?<![^\W_])[a-z]+)?(?P<digits>\d+(?:,\d{{3}})*(?:\.\d+)?)(?P<power>[百千万])?"
     rf"(?:[\s-]?(?P<unit>{_LATIN_UNIT}|{_OTHER_UNIT}))?\+?"
     rf"|(?<![^\W_])(?P<spelt>{_WORD_NUMBER})[\s-](?P<spelt_unit>{_LATIN_UNIT})"
     rf"|(?P<han_digits>[零〇一二两三四五六七八九十百千万]{1, 12})(?P<han_unit>{_OTHER_UNIT})"
@@ -149,7 +149,7 @@ _TOKEN: Final = re.compile(
 def _value(match: re.Match[str]) -> tuple[str, str]:
     group = match.groupdict()
     if group["digits"]:
-        amount = Decimal(group["digits"].replace(",", ""))
+        amount = Decimal(group["digits"].replace(",", "")) * _POWERS.get(group["power"] or "", 1)
         return f"{group['prefix'] or ''}#{amount.normalize():f} {_UNITS.get(group['unit'] or '', '')}", "number"
     if group["spelt"]:
         amount = sum(_WORDS[part] for part in re.split(r"[ -]", group["spelt"]))
@@ -167,7 +167,7 @@ def _from_han(digits: str) -> int:
         if digit not in _POWERS:
             current = _DIGITS[digit]
         elif digit == "万":
-            total, current = (total + current) * 10_000, 0
+            total, current = (total + current or 1) * 10_000, 0
         else:
             total, current = total + (current or 1) * _POWERS[digit], 0
     return total + current

@@ -8,12 +8,13 @@ each of the n values was drawn, and returns R numbers, so that thousands of resa
 from collections.abc import Callable, Hashable, Sequence
 from math import comb
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 Values = NDArray[np.float64]
+Numbers = Sequence[float] | NDArray[Any]
 Statistic = Callable[[Values], Values]  # (R, n) weights -> (R,)
 
 METHODS = ("bca", "percentile")
@@ -43,13 +44,13 @@ class McNemar(NamedTuple):
     p: float
 
 
-def mean_of(values: ArrayLike) -> Statistic:
+def mean_of(values: Numbers) -> Statistic:
     """The weighted mean of (n,) values."""
     column = np.asarray(values, np.float64)
     return lambda weights: weights @ column / weights.sum(1)
 
 
-def quantile_of(values: ArrayLike, share: float) -> Statistic:
+def quantile_of(values: Numbers, share: float) -> Statistic:
     """The smallest of (n,) values that at least `share` of the weight does not exceed."""
     column = np.asarray(values, np.float64)
     order = np.argsort(column, kind="stable")
@@ -62,7 +63,7 @@ def quantile_of(values: ArrayLike, share: float) -> Statistic:
     return statistic
 
 
-def auc_of(scores: ArrayLike, positive: ArrayLike) -> Statistic:
+def auc_of(scores: Numbers, positive: Numbers) -> Statistic:
     """How often a positive one of (n,) scores is the higher, ties counted half: the area under the ROC curve.
 
     NaN for a resample without both kinds.
@@ -117,8 +118,8 @@ def bootstrap(
 
 
 def paired_bootstrap(
-    first: ArrayLike,
-    second: ArrayLike,
+    first: Numbers,
+    second: Numbers,
     users: Sequence[Hashable],
     rng: np.random.Generator,
     *,
@@ -165,7 +166,7 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
     return tuple(adjusted.tolist())
 
 
-def _as_many(first: ArrayLike, second: ArrayLike, users: Sequence[Hashable] | NDArray[np.bool_]) -> Values:
+def _as_many(first: Numbers, second: Numbers, users: Sequence[Hashable] | NDArray[Any]) -> Values:
     one, other = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if not len(one) == len(other) == len(users) or len(one) == 0:
         raise ValueError(
