@@ -106,11 +106,12 @@ def test_calibration_finds_the_limit_and_what_it_catches() -> None:
             values += [Value(product, check_name, "", sign * x) for x in rng.normal(size=2)]
             values += [Value(product, check_name, f, sign * (rng.normal() + 2.5)) for f in faults]
         values.append(Value(0, check_name, faults[0], None))
-    for row in calibrate(values, 0):
+    rows = calibrate(values, 0)
+    for row in rows:
         sign = -1 if LIMITS[row.check].less_is_worse else 1
         assert sign * row.limit.value == pytest.approx(1.64, abs=0.5)
         assert row.limit.low <= row.limit.value <= row.limit.high
         assert 0.9 < row.auc.value < 1 and 0.6 < row.caught.value < 1
         assert row.unmeasured == (row.fault == FAULTS[row.check][0])
-    assert table(calibrate(values, 0), 40).row_count == sum(map(len, FAULTS.values()))
+    assert table(rows, 40).row_count == sum(map(len, FAULTS.values()))
     assert len(plot(values).axes) == len(FAULTS)

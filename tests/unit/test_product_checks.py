@@ -88,7 +88,8 @@ def test_what_is_grown_onto_the_product_is_seen_and_what_stands_apart_is_not(pla
     ImageDraw.Draw(handle).rectangle((98, 70, 118, 82), fill=(190, 40, 50))
     ImageDraw.Draw(apart).rectangle((112, 70, 132, 82), fill=(190, 40, 50))
     area = np.count_nonzero(np.asarray(placed)[..., 3])
-    assert measure_picture(handle, placed).attached == pytest.approx(20 * 13 / area, rel=0.35)
+    share = 18 * 13 / area  # what stands out; its own soft edges do not count
+    assert share / 2 < measure_picture(handle, placed).attached < share
     assert measure_picture(apart, placed).attached == 0
 
 

@@ -140,7 +140,7 @@ _TOKEN: Final = re.compile(
     rf"(?P<prefix>(?<![^\W_])[a-z]+)?(?P<digits>\d+(?:,\d{{3}})*(?:\.\d+)?)(?P<power>[百千万])?"
     rf"(?:[\s-]?(?P<unit>{_LATIN_UNIT}|{_OTHER_UNIT}))?\+?"
     rf"|(?<![^\W_])(?P<spelt>{_WORD_NUMBER})[\s-](?P<spelt_unit>{_LATIN_UNIT})"
-    rf"|(?P<han_digits>[零〇一二两三四五六七八九十百千万]{1, 12})(?P<han_unit>{_OTHER_UNIT})"
+    rf"|(?P<han_digits>[零〇一二两三四五六七八九十百千万]{{1,12}})(?P<han_unit>{_OTHER_UNIT})"
     r"|(?P<han>[\u3400-\u9fff\U00020000-\U0003ffff])"
     r"|(?P<word>(?:(?![\u3400-\u9fff\U00020000-\U0003ffff])[^\W\d_])+(?:'(?:s|t|re|ve|ll|d|m)\b)?)"
 )
