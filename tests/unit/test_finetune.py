@@ -291,7 +291,8 @@ def test_tokens_that_a_tokenizer_lacks_are_added_and_need_room(tokenizer) -> Non
 def refused(*words: object) -> str:
     result = CliRunner().invoke(app, [str(word) for word in words])
     assert result.exit_code == 2, result.output
-    assert len(result.output.strip().splitlines()) == 1
+    said = [line for line in result.output.strip().splitlines() if not line.endswith(" left")]  # without bars
+    assert len(said) == 1
     return result.output
 
 

@@ -4,6 +4,7 @@ A row that is dropped gets the first of `REASONS` that fits; it is counted and l
 """
 
 import datetime
+import re
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, NamedTuple

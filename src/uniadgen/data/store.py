@@ -1,4 +1,4 @@
-"""The store: what training reads. Each picture once, as codes; words by number; samples as numbers of rows.
+"""The store, what training reads: each picture once, as codes; words by number; samples as numbers of rows.
 
 store.json                  settings, counts, a checksum of every page of every file, and a hash of the content
 targets-*.npy, clicks-*.npy (pictures, K) codes of painted pictures, (pictures, P) codes of clicked ones
