@@ -16,7 +16,7 @@ from uniadgen.config import Config, GenerateConfig, nearest, override
 from uniadgen.data import cutout, history
 from uniadgen.data.batch import Row, collate
 from uniadgen.data.prompt import Layout, Shown
-from uniadgen.engine.reference import Decoder, Progress
+from uniadgen.engine.loop import Decoder, Progress
 from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration
 from uniadgen.model.weights import load
 from uniadgen.records import Ad, Click, Example, Product
