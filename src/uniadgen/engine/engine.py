@@ -65,7 +65,7 @@ class Engine:
 
     @property
     def num_bytes(self) -> int:
-        """Of the parameters that a step of the image stage reads, and of one that a text step reads less."""
+        """Of the parameters that a step of the image stage reads."""
         head = self.model.model.generation_head.parameters()
         return self.layers.num_bytes + sum(p.numel() * p.element_size() for p in head)
 
@@ -84,12 +84,13 @@ class FastDecoder(Decoder):
         super().__init__(engine.model, layout, config, seeds, selling_points)
         self.engine = engine
 
+    @torch.no_grad()  # as `run` is, whatever wraps it: keys and values are written in place
     def _read(self, batch: Batch, modality: str) -> None:
         """Every different prompt once, then a place for every row to go on from it."""
         keys = [self._key(batch, row) for row in range(len(batch.ids))]
         first = {key: keys.index(key) for key in keys}  # a row of each
         clicked = [row for row in first.values() if batch.clicked[row].any()]
-        prefixes = {keys[row]: prefix for row, prefix in zip(clicked, self._read_histories(batch, clicked), strict=True)}
+        prefixes = dict(zip([keys[row] for row in clicked], self._read_histories(batch, clicked), strict=True))
         for key, row in first.items():
             if key not in prefixes:  # nothing of a shopper in it: kept for later ads
                 read = lambda row=row: self._read_prompts(take(batch, [row]), None)[0]  # noqa: E731
@@ -166,6 +167,7 @@ class FastDecoder(Decoder):
     def _embed_codes(self, codes: Int[Tensor, "R"]) -> Float[Tensor, "R D"]:
         return self.engine.codes[codes]
 
+    @torch.no_grad()
     def _step(
         self, embeds: Float[Tensor, "R D"], cell: int | None = None, live: Bool[Tensor, "R"] | None = None
     ) -> Float[Tensor, "rows D"]:
