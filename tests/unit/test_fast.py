@@ -92,7 +92,7 @@ def test_so_is_a_model_of_one_modality(model, layout: Layout, branches, modality
 def test_so_is_the_release_with_its_chance_and_control_of_its_own(
     tiny_config: Config, layout: Layout, branches, monkeypatch
 ) -> None:
-    """Five sites of control, one cell late, and preference tokens that are drawn: still nobody disturbs another."""
+    """Controls of its own at several layers, one cell late; tokens kept by chance: still nobody disturbs another."""
     changes = {"model.variant": "release", "model.preference_control": False, "model.gumbel_at_inference": True}
     config = override(tiny_config, {**changes, "generate.connecting_words": ()})
     with torch.random.fork_rng():

@@ -147,8 +147,9 @@ class FastDecoder(Decoder):
             Slots([prefixes[row] for row in rows], room, shared=not isinstance(key, tuple))
             for key, rows in groups.items()
         ]
-        device = prefixes[0].keys.device
-        self.requests = torch.tensor([row % self.num_requests for row in order])
+        device = prefixes[0].keys.device  # what the text stage asks of the host stays there, all else goes to it
+        self.members = [torch.tensor([row % self.num_requests for row in rows]) for rows in groups.values()]
+        self.requests = torch.cat(self.members).to(device)
         self.order, self.back = torch.tensor(order, device=device), torch.tensor(order, device=device).argsort()
         self.position = torch.tensor([prefixes[row].keys.shape[2] for row in order], device=device)
         if self.control is not None:
@@ -172,13 +173,11 @@ class FastDecoder(Decoder):
         self, embeds: Float[Tensor, "R D"], cell: int | None = None, live: Bool[Tensor, "R"] | None = None
     ) -> Float[Tensor, "rows D"]:
         """As the loop's, over slots that stay in place."""
-        start = 0
-        for group in self.slots:
-            group.advance(None if live is None else live[self.requests[start : start + group.rows]])
-            start += group.rows
+        for group, members in zip(self.slots, self.members, strict=True):
+            group.advance(None if live is None else live[members])
         control = None if cell is None or self.control is None else self.control[:, cell]
         hidden = step(self.engine.layers, self.slots, embeds[self.requests], self.position, control)
-        self.position += 1 if live is None else live[self.requests].to(self.position.device)
+        self.position += 1 if live is None else live[torch.cat(self.members)].to(self.position.device)
         return hidden[self.back]
 
 
