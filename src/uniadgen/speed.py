@@ -200,7 +200,7 @@ class Bench:
         return collate(generator.rows([example], shown, self.config.generate), generator.layout.pad_id)
 
     def _picture(self, generator: AdGenerator, turn: int) -> None:
-        config = replace(self.config.generate, image_top_k=0)  # as transformers has it
+        config = replace(self.config.generate, image_top_k=0, connecting_words=())  # as transformers has it, no text
         for _ in generator._decoder(config, [turn], [()]).run(self._batch(generator, turn), "image"):
             pass
 
