@@ -1,4 +1,4 @@
-"""The loop as the authors' release has it, for benchmarks and tests: much is done over and over. Never used for ads."""
+"""The loop as the authors' release has it, much done over and over: for benchmarks and tests, never for ads."""
 
 import torch
 from jaxtyping import Bool, Float
