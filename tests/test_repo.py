@@ -31,6 +31,7 @@ ORDER = (
     "train",
     "metrics",
     "evaluate",
+    "speed",
     "files",
     "demo",
 )

@@ -67,6 +67,18 @@ Settings = Annotated[
     typer.Option("--set", help="Change any knob of the recipe, e.g. --set train.steps=50. Repeatable."),
 ]
 Out = Annotated[Path, typer.Option(help="Where to write. PNG, WebP or JPEG.")]
+Threads = Annotated[
+    int, typer.Option(min=0, max=1024, help="Threads; 0: one for each core, one alone where the machine is busy.")
+]
+
+
+def use_threads(wanted: int) -> None:
+    """Threads that wait for one another collapse where others take the cores away: then one is faster."""
+    import torch
+
+    busy = os.getloadavg()[0] > (os.cpu_count() or 1)
+    if wanted or busy:
+        torch.set_num_threads(wanted or 1)
 
 
 @app.command()
@@ -88,6 +100,7 @@ def generate(
     ] = None,
     model: Annotated[str, typer.Option(help="`nano`, or a folder of weights.")] = "nano",
     out: Out = Path("ad.png"),
+    threads: Threads = 0,
 ) -> None:
     """Make an ad for one product and one shopper.
 
@@ -102,6 +115,7 @@ def generate(
     from uniadgen.pipeline import AdGenerator  # torch takes seconds to import; --help and bad input should not wait
     from uniadgen.train.log import progress_bar
 
+    use_threads(threads)
     generator = AdGenerator.from_pretrained(model)
     for number in range(num_images):
         path = out if num_images == 1 else out.with_name(f"{out.stem}-{seed + number}{out.suffix}")
@@ -265,12 +279,14 @@ def demo(
     out: Annotated[Path, typer.Option(help="The folder for demo.png and demo.html.")] = Path(),
     model: Annotated[str, typer.Option(help="`nano`, or a folder of weights.")] = "nano",
     seed: Annotated[int, typer.Option(min=0, max=2**62, help="Another seed, other ads.")] = 7,
+    threads: Threads = 0,
 ) -> None:
     """Make ads for four sample shoppers, with and without their history, and show them on one page."""
     if not out.is_dir():
         raise ValueError(f"{out}: no such folder: create it first")
     from uniadgen.demo import make_demo
 
+    use_threads(threads)
     for path in make_demo(model, out, seed):
         print(path)
 
@@ -410,6 +426,35 @@ def bench_checks(
     files.write_whole(out.with_suffix(".png"), calibration.plot(values).savefig)
     files.save_picture(out.with_name(f"{out.stem}-faults.png"), calibration.sheet(shown))
     Console().print(calibration.table(rows, products))
+
+
+@bench_app.command("engine")
+@plainly
+def bench_engine(
+    model: Annotated[str, typer.Option(help="`nano`, or a folder of weights.")] = "nano",
+    turns: Annotated[int, typer.Option(min=1, help="How often each way is timed; medians are shown.")] = 5,
+    out: Annotated[Path, typer.Option(help="Where the figures are written, with a plot (.png) beside.")] = Path(
+        "speed.json"
+    ),
+    threads: Threads = 0,
+) -> None:
+    """Time ads: ours, the authors' way, the plain reference, transformers' own generate, and what memory allows.
+
+    Requests are made up, and new in every turn. See docs/speed.md for how to read the figures.
+
+    Example: uniadgen bench engine --turns 3 --threads 2
+    """
+    files.check_output(out, (".json",))
+    from uniadgen.speed import Bench, plot, table
+    from uniadgen.train.log import progress_bar
+
+    use_threads(threads)
+    bench = Bench(model)
+    with progress_bar("ways", (turns + 1) * len(list(bench.ways()))) as bar:
+        report = bench.measure(turns, bar.advance)
+    files.write_whole(out, report.save)
+    files.write_whole(out.with_suffix(".png"), lambda path: plot(report, path))
+    Console().print(table(report))
     print(out)
 
 

@@ -1,9 +1,11 @@
 """AdGenerator: a Product and some Clicks become an Ad."""
 
 import dataclasses
+import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 
@@ -16,12 +18,15 @@ from uniadgen.config import Config, GenerateConfig, nearest, override
 from uniadgen.data import cutout, history
 from uniadgen.data.batch import Row, collate
 from uniadgen.data.prompt import Layout, Shown
-from uniadgen.engine.reference import Decoder, Progress
+from uniadgen.engine.engine import Engine, Recent
+from uniadgen.engine.loop import Decoder, Progress
 from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration
 from uniadgen.model.weights import load
 from uniadgen.records import Ad, Click, Example, Product
 
 ENLARGE = 3  # the ad is this many times the size that the model paints; the product keeps its own detail
+AT_ONCE = 8  # ads of one request that are made together; more only take more memory
+CODED = 4096  # clicked pictures whose codes are kept: at most 64 codes each
 SHIPPED = Path(__file__).parent / "weights"
 
 
@@ -42,6 +47,15 @@ class AdGenerator:
         self.model = model.eval()
         self.layout = layout
         self.config = config
+        self.codes: Recent[np.ndarray] = Recent(CODED)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """Made ready with the first ad; from then on the model stays where and as it is."""
+        return Engine(self.model)
+
+    def _decoder(self, config: GenerateConfig, seeds: Sequence[int], points: Sequence[Sequence[str]]) -> Decoder:
+        return self.engine.decoder(self.layout, config, seeds, points)
 
     @classmethod
     def from_pretrained(cls, name: str | Path) -> "AdGenerator":
@@ -68,12 +82,15 @@ class AdGenerator:
         """Makes an ad, or a list of `num_images` (seeds seed, seed + 1, ...) when that is more than 1.
 
         The same request and seed give the same bytes on the same machine. `guidance` > 1 strengthens the history's
-        influence; None takes the model's own setting.
+        influence; None takes the model's own setting. Several images share all that does not depend on the seed.
         """
         if num_images < 1:
             raise ValueError(f"num_images is {num_images}, expected 1 or more")
         example = Example(product, tuple(history))
-        ads = [self.generate_batch([example], [seed + number], guidance=guidance)[0] for number in range(num_images)]
+        seeds, ads = range(seed, seed + num_images), []
+        for start in range(0, num_images, AT_ONCE):
+            some = seeds[start : start + AT_ONCE]
+            ads += self.generate_batch([example] * len(some), some, guidance=guidance)
         return ads[0] if num_images == 1 else ads
 
     def generate_batch(
@@ -107,7 +124,7 @@ class AdGenerator:
             config = override(self.config, {"generate.guidance": guidance}).generate
         shown = [self.choose(e.product, e.clicks, seed) for e, seed in zip(examples, seeds, strict=True)]
         points = [example.product.selling_points for example in examples]
-        decoder = Decoder(self.model, self.layout, config, seeds, points)
+        decoder = self._decoder(config, seeds, points)
         texts = None
         *_, last = self.layout.passes
         for modality in self.layout.passes:
@@ -135,10 +152,12 @@ class AdGenerator:
         `texts` are what an earlier pass wrote.
         """
         rows, others = [], []
+        products = {id(example.product): example.product for example in examples}
+        controls = {key: self.layout.control(product.cutout) for key, product in products.items()}
         for example, chosen, text in zip(examples, shown, texts or [None] * len(examples), strict=True):
             product = example.product
             clicks = self.encode_clicks([example.clicks[i] for i in chosen])
-            said = product.description, product.selling_points, self.layout.control(product.cutout), clicks
+            said = product.description, product.selling_points, controls[id(product)], clicks
             row, other = self.layout.branches(*said, config.leave_out, text)
             rows.append(row)
             others.append(other)
@@ -146,14 +165,15 @@ class AdGenerator:
             return rows
         return [*rows, *(other or row for row, other in zip(rows, others, strict=True))]
 
-    @torch.no_grad()
     def encode_clicks(self, clicks: Sequence[Click]) -> list[Shown]:
-        """Clicked pictures, squashed to the model's size, become codes."""
-        if not clicks:
-            return []
-        pictures = [np.asarray(self.layout.squash(click.picture)) for click in clicks]
-        codes = self.model.encode_pictures(to_pixels(np.stack(pictures))).numpy()
-        return [Shown(click.text, code) for click, code in zip(clicks, codes, strict=True)]
+        """Clicked pictures, squashed to the model's size, become codes. A picture seen lately is not coded again."""
+        return [Shown(click.text, self._code(np.asarray(self.layout.squash(click.picture)))) for click in clicks]
+
+    @torch.no_grad()
+    def _code(self, picture: np.ndarray) -> np.ndarray:
+        """Each picture alone, so that its codes depend on nothing else."""
+        key = hashlib.blake2b(picture.tobytes()).digest()
+        return self.codes.get(key, lambda: self.model.encode_pictures(to_pixels(picture[None]))[0].numpy())
 
     @torch.no_grad()
     def _finish(
@@ -167,7 +187,8 @@ class AdGenerator:
         side = self.config.data.image_size
         pictures = [Image.new("RGB", (side, side), "white")] * len(examples)  # a text-only model paints nothing
         if progress.codes.shape[1]:
-            pictures = to_pictures(self.model.decode_pictures(progress.codes))
+            painted = [self.model.decode_pictures(codes[None]) for codes in progress.codes]  # each alone, as above
+            pictures = to_pictures(torch.cat(painted))
         ads = []
         for example, painted, words, seed, chosen in zip(examples, pictures, progress.words, seeds, shown, strict=True):
             canvas = self.layout.place(example.product.cutout, ENLARGE * side)

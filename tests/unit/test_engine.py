@@ -11,7 +11,8 @@ import torch
 from uniadgen.config import GenerateConfig
 from uniadgen.data.batch import Kind, Row, collate
 from uniadgen.data.prompt import Layout
-from uniadgen.engine.reference import Decoder, Progress, guide, sample
+from uniadgen.engine.loop import Decoder, Progress
+from uniadgen.engine.sampling import draw, guide, sample
 
 # Free text: what keeps it to the selling points has its own tests (test_faithful.py).
 PLAIN = GenerateConfig(guidance=1.0, text_top_k=0, image_top_k=0, max_words=8)
@@ -214,7 +215,8 @@ def test_decoding_leaves_the_global_generators_alone(model, layout: Layout, ask)
 def frequencies(logits: list[float], temperature: float, top_k: int) -> torch.Tensor:
     draws = 4000
     rows = torch.tensor(logits).repeat(draws, 1)
-    tokens = sample(rows, temperature, top_k, [torch.Generator().manual_seed(seed) for seed in range(draws)])
+    noise = draw([torch.Generator().manual_seed(seed) for seed in range(draws)], len(logits))
+    tokens = sample(rows, temperature, top_k, noise)
     return torch.bincount(tokens, minlength=len(logits)) / draws
 
 

@@ -8,7 +8,7 @@ import pytest
 from uniadgen.config import GenerateConfig
 from uniadgen.data.batch import collate
 from uniadgen.engine.faithful import Speller, Vocabulary
-from uniadgen.engine.reference import Decoder
+from uniadgen.engine.loop import Decoder
 
 END = 99
 POINTS, CONNECTORS = ((1, 2, 3), (1, 2), (4,)), ((7,), (8, 9))

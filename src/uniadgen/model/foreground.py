@@ -109,16 +109,21 @@ class ControlHook:
         return args, kwargs
 
 
-def hook_control(layers: nn.ModuleList, config: UniAdGenConfig) -> None:
-    """Registers the control on a stack of stock decoder layers.
+def control_sites(config: UniAdGenConfig) -> dict[int, int]:
+    """Decoder layers whose input the control is added to -> which part of the control vectors (its site).
 
     Eq. 5 adds C to the output of layers l with l mod `every` = 0, which is the input of layers 1, 1 + every, ...
     The release adds a C of its own to the input of every layer 0, every, 2 every, ...
     """
-    every = config.control_every
-    sites: dict[int, int] = dict.fromkeys(range(1, len(layers), every), 0)
+    number, every = config.text_config.num_hidden_layers, config.control_every
     if config.variant == "release":
-        sites = {index: site for site, index in enumerate(range(0, len(layers), every))}
+        return {index: site for site, index in enumerate(range(0, number, every))}
+    return dict.fromkeys(range(1, number, every), 0)
+
+
+def hook_control(layers: nn.ModuleList, config: UniAdGenConfig) -> None:
+    """Registers the control on a stack of stock decoder layers."""
+    sites = control_sites(config)
     assert sites, "no layer takes the control"
     for index, layer in enumerate(layers):
         layer.register_forward_pre_hook(ControlHook(sites.get(index)), with_kwargs=True)

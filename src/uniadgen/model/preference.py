@@ -92,7 +92,7 @@ class RelevanceExtractor(nn.Module):
         """TK(G(.)): a hard top-K mask whose gradient is that of the (noisy) softmax."""
         noisy = scores
         if self.training or self.gumbel_at_inference:
-            noisy = scores + self.gumbel_scale * gumbel(scores, generator)
+            noisy = scores + self.gumbel_scale * gumbel(scores, valid, generator)
         noisy = noisy.masked_fill(~valid, torch.finfo(noisy.dtype).min)
         soft = noisy.softmax(-1) * valid
         keep = (valid.sum(-1, keepdim=True) * self.keep_rate).long().clamp(min=1)
@@ -101,10 +101,17 @@ class RelevanceExtractor(nn.Module):
         return hard + soft - soft.detach()
 
 
-def gumbel(like: Tensor, generator: Noise) -> Tensor:
-    """Gumbel noise of a tensor's shape."""
+def gumbel(like: Float[Tensor, "B L"], valid: Bool[Tensor, "B L"], generator: Noise) -> Float[Tensor, "B L"]:
+    """Gumbel noise of a tensor's shape.
+
+    Where every row has its own generator, it is drawn for valid tokens alone: a row's noise must not depend on how far
+    it is padded for the sake of others.
+    """
     if isinstance(generator, Sequence):
-        uniform = torch.stack([torch.rand(like.shape[1:], generator=g) for g in generator]).to(like.device)
+        uniform = torch.full(like.shape, 0.5)
+        for row, (here, own) in enumerate(zip(valid.cpu(), generator, strict=True)):
+            uniform[row, here] = torch.rand(int(here.sum()), generator=own)
+        uniform = uniform.to(like.device)
     else:
         uniform = torch.rand(like.shape, generator=generator, device=like.device)
     uniform = uniform.clamp(1e-9, 1 - 1e-7)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from uniadgen.data.batch import Row, collate
 from uniadgen.data.rows import Rows
-from uniadgen.engine.reference import Decoder
+from uniadgen.engine.loop import Decoder
 from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration
 from uniadgen.pipeline import to_pictures
 

@@ -1,0 +1,41 @@
+"""How one token is chosen: guidance, then the likeliest few, then chance that a request's own seed decides."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def guide(logits: Float[Tensor, "rows V"], num_branches: int, guidance: float) -> Float[Tensor, "R V"]:
+    """Classifier-free guidance: u + guidance (c - u)."""
+    if num_branches == 1:
+        return logits
+    with_all, without = logits.chunk(2)
+    return without + guidance * (with_all - without)
+
+
+def draw(generators: Sequence[torch.Generator | None], *shape: int) -> Float[Tensor, "R ..."]:
+    """Gumbel noise for every request from its own generator; a request without one gets none of its own.
+
+    It is a function of (seed, position): for the p-th token that a request draws, numbers p V ... p V + V - 1 of its
+    stream, no matter who is beside it, in what order, and whether a row of cells is drawn at once.
+    """
+    uniform = torch.stack([torch.full(shape, 0.5) if g is None else torch.rand(shape, generator=g) for g in generators])
+    return -torch.log(-torch.log(uniform.clamp(min=1e-20)))
+
+
+def sample(
+    logits: Float[Tensor, "R V"], temperature: float, top_k: int, noise: Float[Tensor, "R V"] | None
+) -> Int[Tensor, "R"]:
+    """One token per row from the `top_k` likeliest (0: from all), by the Gumbel trick; temperature 0 is greedy.
+
+    Stays on the device of the logits. `noise` comes from `draw`; a greedy choice needs none.
+    """
+    if temperature == 0:
+        return logits.argmax(-1)
+    assert noise is not None, "only a greedy choice needs no noise"
+    logits = logits / temperature
+    if 0 < top_k < logits.shape[-1]:
+        logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], float("-inf"))
+    return (logits + noise.to(logits.device)).argmax(-1)

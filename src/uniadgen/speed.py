@@ -1,0 +1,300 @@
+"""How fast a model makes ads here: beside other ways to decode it, and beside what the memory's speed allows."""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.table import Table
+from transformers import GenerationConfig
+
+from uniadgen.config import Config, GenerateConfig
+from uniadgen.data.batch import Batch, collate
+from uniadgen.data.prompt import Layout
+from uniadgen.engine.loop import Decoder
+from uniadgen.engine.reference import Reference
+from uniadgen.engine.released import ReleaseShaped
+from uniadgen.model import weights
+from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration
+from uniadgen.pipeline import SHIPPED, AdGenerator
+from uniadgen.records import Click, Example, Product
+
+# Groups of lines; in each, ratios are to its first line.
+AD, PICTURE, TOGETHER, HISTORY = "one ad", "its picture alone", "ads at once", "by clicks shown"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the table: `seconds` is a median over turns, for so many ads."""
+
+    group: str
+    name: str
+    ads: int
+    seconds: float
+    turns: tuple[float, ...]  # s, in the order measured
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that was measured, and on what."""
+
+    machine: str
+    model: str
+    threads: int
+    load: float  # of the machine, over the minute before; more than its cores: figures are of a busy machine
+    gigabytes_a_second: float  # read from a buffer as large as the weights that one step reads
+    limit: float  # s: weights, keys and values of all steps of an ad over that speed
+    same_tokens: bool  # of all ways that claim to be lossless, in all turns
+    lines: tuple[Line, ...]
+    rows: tuple[float, ...]  # s from the request to each painted row, ours
+
+    def save(self, path: Path) -> None:
+        """As JSON."""
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+
+class Otherwise(AdGenerator):
+    """Makes ads by another decoder than the engine's, on a model whose weights lie as they were loaded."""
+
+    def __init__(
+        self, model: UniAdGenForConditionalGeneration, layout: Layout, config: Config, decoder: Callable[..., Decoder]
+    ) -> None:
+        super().__init__(model, layout, config)
+        self.other = decoder
+
+    def _decoder(self, config: GenerateConfig, seeds: Sequence[int], points: Sequence[Sequence[str]]) -> Decoder:
+        return self.other(self.model, self.layout, config, seeds, points)
+
+
+class ControlOnce(ReleaseShaped):
+    """The release's loop with one thing set right: control once a picture."""
+
+    control_every_step = False
+
+
+class Bench:
+    """Ways to make the same ads, from requests that no other turn has. They take turns, so they meet the same load."""
+
+    def __init__(self, name: str) -> None:
+        self.ours = AdGenerator.from_pretrained(name)
+        loaded = weights.load(SHIPPED / name if (SHIPPED / name).is_dir() else Path(name))
+        self.others = {
+            "release-shaped loop": Otherwise(*loaded, ReleaseShaped),
+            "+ control once a picture": Otherwise(*loaded, ControlOnce),
+            "+ one prefill for text and picture": Otherwise(*loaded, Decoder),
+        }
+        self.config = self.ours.config
+        self.name = name
+        self.made: dict[int, bytes] = {}  # turn -> the ad made of it
+        self.agree = True  # all ways made the same ads
+
+    def request(self, turn: int, num_clicks: int | None = None) -> Example:
+        """A made-up one, of a product and a shopper that no other turn has."""
+        rng = np.random.default_rng(turn)
+        side = 3 * self.config.data.image_size
+        cutout = np.zeros((side, side, 4), np.uint8)
+        cutout[side // 4 : -side // 4, side // 4 : -side // 4] = (*rng.integers(256, size=3), 255)
+        points = ("dishwasher safe", "gift box included", "keeps warm for hours")
+        product = Product(Image.fromarray(cutout), f"A mug for the kitchen, number {turn}.", points)
+        num_clicks = self.config.data.num_clicks if num_clicks is None else num_clicks
+        pictures = rng.integers(256, size=(num_clicks, 6, 6, 3), dtype=np.uint8)
+        clicks = (Click(Image.fromarray(p).resize((200, 200)), "a red kettle for the kitchen") for p in pictures)
+        return Example(product, tuple(clicks))
+
+    def ways(self) -> Iterator[tuple[str, str, int, Callable[[int], object]]]:
+        """(group, name, ads, what makes them from a turn's request)."""
+        for name, generator in self.others.items():
+            yield AD, name, 1, partial(self._ad, generator)
+        yield AD, "ours", 1, partial(self._ad, self.ours)
+        yield AD, "ours, product and shopper seen before", 1, partial(self._ad, self.ours)
+        loop = self.others["+ one prefill for text and picture"]
+        yield PICTURE, "transformers' Janus generate, no control", 1, partial(self._transformers, loop)
+        yield PICTURE, "ours", 1, partial(self._picture, self.ours)
+        for number in (1, 2, 4, 8):
+            yield TOGETHER, f"{number} different", number, partial(self._different, number)
+        yield TOGETHER, "8 candidates of one request", 8, self._candidates
+        for clicks in sorted({0, 1, self.config.data.num_clicks // 2, self.config.data.num_clicks}):
+            yield HISTORY, f"{clicks} clicks", 1, partial(self._history, clicks)
+
+    def measure(self, turns: int, advance: Callable[[str], None] = lambda name: None) -> Report:
+        """Every way `turns` times, and once before that does not count; the plain reference once."""
+        ways = list(self.ways())
+        seconds: dict[tuple[str, str], list[float]] = {(group, name): [] for group, name, _, _ in ways}
+        speeds, rows = [], []
+        step_bytes = self.ours.engine.num_bytes
+        buffer = torch.ones(step_bytes // 4)
+        for turn in range(turns + 1):
+            speeds.append(step_bytes / _timed(buffer.sum) / 1e9)
+            for group, name, _, make in ways:
+                seconds[group, name].append(_timed(partial(make, turn)))
+                advance(name)
+            rows.append(self._row_times(1000 + turn))
+        speed = median(speeds[1:])
+        lines = [
+            Line(group, name, ads, median(seconds[group, name][1:]), tuple(seconds[group, name][1:]))
+            for group, name, ads, _ in ways
+        ]
+        once = self._reference()
+        lines.insert(0, Line(AD, "plain reference, no cache (once)", 1, once, (once,)))
+        return Report(
+            _machine(),
+            self.name,
+            torch.get_num_threads(),
+            os.getloadavg()[0],
+            speed,
+            self.limit_bytes() / speed / 1e9,
+            self.agree,
+            tuple(lines),
+            tuple(median(times) for times in zip(*rows[1:], strict=True)),
+        )
+
+    def _reference(self) -> float:
+        """Seconds of the plain reference, once, on the first turn's request; its tokens are compared as well."""
+        example, generator = self.request(0), self.others["release-shaped loop"]
+        shown = generator.choose(example.product, example.clicks, 0)
+        rows = generator.rows([example], [shown], self.config.generate)
+        began = time.perf_counter()
+        made = Reference(generator.model, generator.layout, self.config.generate, rows, 0).make(
+            example.product.selling_points
+        )
+        seconds = time.perf_counter() - began
+        *_, ours = self._decode(self.ours, example, 0)
+        self.agree &= made.words == ours.words[0] and list(made.codes) == ours.codes[0].tolist()
+        return seconds
+
+    def limit_bytes(self) -> float:
+        """What all steps of the first turn's ad read: weights, keys, values. Prompts and the VQ come on top."""
+        example = self.request(0)
+        *_, last = self._decode(self.ours, example, 0)
+        slots = self.last_decoder.slots
+        at_end = sum(group.num_bytes for group in slots)
+        column = sum(group.num_bytes / group.filled for group in slots)
+        steps = len(last.words[0]) + 2 + last.codes.shape[1]
+        return steps * (self.ours.engine.num_bytes + at_end - column * steps / 2)
+
+    def _decode(self, generator: AdGenerator, example: Example, seed: int) -> Iterator[Any]:
+        shown = generator.choose(example.product, example.clicks, seed)
+        config = self.config.generate
+        batch = collate(generator.rows([example], [shown], config), generator.layout.pad_id)
+        self.last_decoder = generator._decoder(config, [seed], [example.product.selling_points])
+        return self.last_decoder.run(batch)
+
+    def _ad(self, generator: AdGenerator, turn: int) -> None:
+        example = self.request(turn)
+        ad = generator.generate(example.product, example.clicks, seed=turn)
+        made = ad.painted.tobytes() + ad.text.encode()
+        self.agree &= self.made.setdefault(turn, made) == made
+
+    def _batch(self, generator: AdGenerator, turn: int) -> Batch:
+        example = self.request(2000 + turn)
+        shown = [list(range(len(example.clicks)))]
+        return collate(generator.rows([example], shown, self.config.generate), generator.layout.pad_id)
+
+    def _picture(self, generator: AdGenerator, turn: int) -> None:
+        config = replace(self.config.generate, image_top_k=0, connecting_words=())  # as transformers has it, no text
+        for _ in generator._decoder(config, [turn], [()]).run(self._batch(generator, turn), "image"):
+            pass
+
+    def _transformers(self, generator: AdGenerator, turn: int) -> None:
+        """Its prompt is token ids alone: neither product nor preference tokens come in, so it does less than ours."""
+        layout, ids = generator.layout, self._batch(generator, turn).ids[:1].clamp(max=self.config.model.vocab_size - 1)
+        bos = layout.tokenizer.bos_token_id
+        settings = GenerationConfig(
+            do_sample=True,
+            guidance_scale=self.config.generate.guidance,
+            bos_token_id=bos,
+            pad_token_id=layout.pad_id,
+            max_length=ids.shape[1] + self.config.cells,
+            generation_kwargs={"boi_token_id": layout.start_image},
+        )
+        with torch.random.fork_rng(), torch.no_grad():  # it draws from the global generator
+            torch.manual_seed(turn)
+            generator.model.generate(
+                ids, attention_mask=torch.ones_like(ids), generation_config=settings, generation_mode="image"
+            )
+
+    def _different(self, number: int, turn: int) -> None:
+        examples = [self.request(3000 + 10 * turn + i) for i in range(number)]
+        self.ours.generate_batch(examples, list(range(number)))
+
+    def _candidates(self, turn: int) -> None:
+        example = self.request(4000 + turn)
+        self.ours.generate(example.product, example.clicks, seed=turn, num_images=8)
+
+    def _history(self, clicks: int, turn: int) -> None:
+        example = self.request(5000 + 100 * clicks + turn, clicks)
+        self.ours.generate(example.product, example.clicks, seed=turn)
+
+    def _row_times(self, turn: int) -> list[float]:
+        began, times = time.perf_counter(), []
+        done = 0
+        for progress in self._decode(self.ours, self.request(turn), turn):
+            if progress.codes.shape[1] > done:
+                done = progress.codes.shape[1]
+                times.append(time.perf_counter() - began)
+        return times
+
+
+def _timed(make: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    make()
+    return time.perf_counter() - began
+
+
+def _machine() -> str:
+    """Processor, cores, torch."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return f"{name}, {os.cpu_count()} cores, torch {torch.__version__}"
+
+
+def table(report: Report) -> Table:
+    """For a terminal."""
+    title = (
+        f"{report.model}: {report.machine}, {report.threads} threads, load {report.load:.1f}; "
+        f"limit {report.limit:.3f} s at {report.gigabytes_a_second:.1f} GB/s; "
+        f"same tokens: {'yes' if report.same_tokens else 'NO'}"
+    )
+    out = Table("", "way", "s", "s/ad", "ads/s", "x first", "of limit", title=title)
+    first: dict[str, float] = {}
+    for line in report.lines:
+        each = line.seconds / line.ads
+        start = first.setdefault(line.group, each)
+        of_limit = f"{report.limit / line.seconds:.0%}" if line.group == AD else ""
+        out.add_row(
+            line.group,
+            line.name,
+            f"{line.seconds:.3f}",
+            f"{each:.3f}",
+            f"{1 / each:.2f}",
+            f"{start / each:.1f}",
+            of_limit,
+        )
+    return out
+
+
+def plot(report: Report, path: Path) -> None:
+    """Ads a second against ads at once, and seconds against rows painted."""
+    from matplotlib.figure import Figure  # the extra `data`
+
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    together = [line for line in report.lines if line.group == TOGETHER]
+    for named, style in (("different", "o-"), ("candidates", "s")):
+        some = [line for line in together if named in line.name]
+        left.plot([line.ads for line in some], [line.ads / line.seconds for line in some], style, label=named)
+    left.set(xlabel="ads at once", ylabel="ads/s", ylim=(0, None))
+    left.legend()
+    right.plot(range(1, len(report.rows) + 1), report.rows, "o-")
+    right.set(xlabel="rows of the picture painted", ylabel="s since the request", ylim=(0, None))
+    figure.savefig(path, format="png")

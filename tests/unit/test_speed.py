@@ -1,0 +1,57 @@
+"""The benchmark of the engine: what it compares makes the same ads, and its report is whole."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from uniadgen.engine.released import ReleaseShaped
+from uniadgen.model import weights
+from uniadgen.speed import AD, HISTORY, PICTURE, TOGETHER, Bench, plot, table
+
+
+@pytest.fixture
+def bench(model, layout, tmp_path: Path) -> Bench:
+    """Of a tiny model with random weights."""
+    weights.save(tmp_path / "tiny", model, layout, torch.float32)
+    return Bench(str(tmp_path / "tiny"))
+
+
+def test_all_ways_are_timed_and_make_the_same_ads(bench: Bench, tmp_path: Path) -> None:
+    report = bench.measure(1)
+    assert report.same_tokens
+    assert {line.group for line in report.lines} == {AD, PICTURE, TOGETHER, HISTORY}
+    assert all(line.seconds > 0 and len(line.turns) == 1 for line in report.lines)
+    assert len(report.rows) == 4 and list(report.rows) == sorted(report.rows)
+    report.save(tmp_path / "speed.json")
+    assert len(json.loads((tmp_path / "speed.json").read_text())["lines"]) == len(report.lines)
+    assert table(report).row_count == len(report.lines)
+    plot(report, tmp_path / "speed.png")
+    assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_way_that_makes_other_ads_is_told(bench: Bench, monkeypatch) -> None:
+    wrong = bench.others["release-shaped loop"]
+    monkeypatch.setattr(
+        wrong,
+        "other",
+        lambda model, layout, config, seeds, points: ReleaseShaped(
+            model, layout, config, [seed + 1 for seed in seeds], points
+        ),
+    )
+    for generator in (bench.ours, wrong):
+        bench._ad(generator, 0)
+    assert not bench.agree
+
+
+def test_the_limit_counts_weights_keys_and_values(bench: Bench) -> None:
+    """Four layers of width 64: by hand, for the ad of the first turn."""
+    counted = bench.limit_bytes()
+    slots = bench.last_decoder.slots
+    layer, head = 4 * 64**2 + 3 * 64 * 128 + 2 * 64, 64 * 64 + 64 + 64 * 64 + 64
+    filled = [group.filled for group in slots]
+    words = len(bench.last_decoder.words[0])
+    steps = words + 2 + 16
+    columns = sum(steps * end - steps * steps / 2 for end in filled)
+    assert counted == pytest.approx(4 * (steps * (4 * layer + head) + columns * 4 * 2 * 64))
