@@ -30,7 +30,7 @@ from uniadgen.data.prompt import STYLE, TEMPLATES, Layout, Shown, Target  # noqa
 from uniadgen.data.tokenizer import learn_tokenizer  # noqa: E402
 from uniadgen.model import weights  # noqa: E402
 from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration  # noqa: E402
-from uniadgen.recipes import nano  # noqa: E402
+from uniadgen.recipes import nano, nano_words  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -73,8 +73,8 @@ TEXTS = (
 
 @pytest.fixture(scope="session")
 def tiny_config() -> Config:
-    """nano with every size at its smallest."""
-    return override(nano(), TINY)
+    """nano, with its first stage of texts, and every size at its smallest."""
+    return override(nano_words(), TINY | {"name": "nano"})
 
 
 @pytest.fixture(scope="session")

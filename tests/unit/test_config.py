@@ -15,6 +15,7 @@ from uniadgen.config import (
     parse_overrides,
     replace_in,
 )
+from uniadgen.pipeline import SHIPPED
 from uniadgen.recipes import RECIPES, nano, paper_1b, paper_7b, recipe
 
 
@@ -249,3 +250,7 @@ def test_paper_1b_differs_from_7b_in_its_size_alone() -> None:
 def test_configs_cannot_be_changed_in_place() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         nano().train.steps = 5
+
+
+def test_the_shipped_weights_are_of_the_recipe_that_train_runs() -> None:
+    assert Config.load(SHIPPED / "nano" / "recipe.json") == nano()
