@@ -378,8 +378,8 @@ def bench_store(
 ) -> None:
     """Time how fast nano's samples of ten clicks come out of a store: from disk and memory, in 1 and 2 processes.
 
-    "assembled" is everything of a sample but its layout (codes, token ids, the cut-out's PNG), "rows" what the model
-    takes. The column "of CPU" tells what a busy machine would do were it idle.
+    "samples" are what the store holds of each (codes, words, the cut-out's PNG), "rows" what the model takes: words as
+    token ids in their layout, the cut-out decoded. The column "of CPU" tells what a busy machine would do were it idle.
 
     Example: uniadgen bench store --pictures 200000 --out store.json
     """

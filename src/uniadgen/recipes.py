@@ -1,5 +1,7 @@
 """nano, nano_words, paper_1b, paper_7b, official_7b and the ablations: functions that return a Config."""
 
+from dataclasses import replace
+
 from uniadgen.config import (
     Config,
     DataConfig,
@@ -75,7 +77,7 @@ def nano_words() -> Config:
     first = TrainConfig(
         steps=480, batch_size=16, optimizer="muon", learning_rate=2e-3, warmup=30, weight_decay=0.05, save_every=100
     )
-    return replace_in(nano(), name="nano_words", words_train=first, train__steps=2800)
+    return replace_in(replace(nano(), words_train=first), name="nano_words", train__steps=2800)
 
 
 def paper_7b() -> Config:

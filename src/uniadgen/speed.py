@@ -20,6 +20,7 @@ from transformers import GenerationConfig
 from uniadgen.config import Config, GenerateConfig
 from uniadgen.data.batch import Batch, collate
 from uniadgen.data.prompt import Layout
+from uniadgen.engine.engine import FastDecoder
 from uniadgen.engine.loop import Decoder
 from uniadgen.engine.reference import Reference
 from uniadgen.engine.released import ReleaseShaped
@@ -175,6 +176,7 @@ class Bench:
         """What all steps of the first turn's ad read: weights, keys, values. Prompts and the VQ come on top."""
         example = self.request(0)
         *_, last = self._decode(self.ours, example, 0)
+        assert isinstance(self.last_decoder, FastDecoder), "ours decodes on the engine"
         slots = self.last_decoder.slots
         at_end = sum(group.num_bytes for group in slots)
         column = sum(group.num_bytes / group.filled for group in slots)
@@ -190,7 +192,7 @@ class Bench:
 
     def _ad(self, generator: AdGenerator, turn: int) -> None:
         example = self.request(turn)
-        ad = generator.generate(example.product, example.clicks, seed=turn)
+        (ad,) = generator.generate_batch([example], [turn])
         made = ad.painted.tobytes() + ad.text.encode()
         self.agree &= self.made.setdefault(turn, made) == made
 
@@ -216,11 +218,10 @@ class Bench:
             max_length=ids.shape[1] + self.config.cells,
             generation_kwargs={"boi_token_id": layout.start_image},
         )
+        mask: Any = torch.ones_like(ids)
         with torch.random.fork_rng(), torch.no_grad():  # it draws from the global generator
             torch.manual_seed(turn)
-            generator.model.generate(
-                ids, attention_mask=torch.ones_like(ids), generation_config=settings, generation_mode="image"
-            )
+            generator.model.generate(ids, attention_mask=mask, generation_config=settings, generation_mode="image")
 
     def _different(self, number: int, turn: int) -> None:
         examples = [self.request(3000 + 10 * turn + i) for i in range(number)]

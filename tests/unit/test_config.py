@@ -16,7 +16,7 @@ from uniadgen.config import (
     replace_in,
 )
 from uniadgen.pipeline import SHIPPED
-from uniadgen.recipes import RECIPES, nano, paper_1b, paper_7b, recipe
+from uniadgen.recipes import RECIPES, nano, nano_words, paper_1b, paper_7b, recipe
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_every_recipe_is_saved_and_loaded_as_it_is(name: str, tmp_path) -> None:
 @pytest.mark.parametrize("change", [{"surprise": 1}, {"name": None}])
 def test_a_file_of_another_version_is_refused(change: dict, tmp_path) -> None:
     path = tmp_path / "recipe.json"
-    nano().save(path)
+    nano_words().save(path)
     values = json.loads(path.read_text()) | change
     path.write_text(json.dumps({name: value for name, value in values.items() if value is not None}))
     with pytest.raises(

@@ -6,6 +6,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 from PIL import ImageOps
 
@@ -99,8 +100,8 @@ class ReadPictures:
         except pictures.Fault as fault:
             known = str(fault) != "missing_picture"
             return {"digest": bytes(16), "fault": str(fault), "transparent": False} if known else None
-        least, most = picture.convert("RGBA").getchannel("A").getextrema()
-        return {"digest": key_of(data), "fault": "", "transparent": least < 255 and most > 0}
+        alpha = np.asarray(picture.convert("RGBA"))[..., 3]
+        return {"digest": key_of(data), "fault": "", "transparent": bool(alpha.min() < 255 and alpha.max() > 0)}
 
 
 def _known(job: Job) -> Callable[[str], Look]:

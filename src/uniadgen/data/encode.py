@@ -134,9 +134,8 @@ class _Encoder:
         key = known or (data if isinstance(data, str) else key_of(data))
         picture = None
         if isinstance(key, bytes) and any(self._lacks(kind, key) for kind in kinds):
-            picture = _opened(name, data or self._read(name, self.listing.read), "RGB")
-        if isinstance(picture, str):
-            key = picture
+            opened = _opened(name, data or self._read(name, self.listing.read), "RGB")
+            key, picture = (opened, None) if isinstance(opened, str) else (key, opened)
         self._known[name] = key
         if len(self._known) > NAMES:
             self._known.popitem(last=False)

@@ -177,12 +177,12 @@ def _in_memory(entries: Iterable[_Entry], root: Path) -> Listing:
     columns = list(zip(*products, strict=True)) or [(), (), ()]
     told = pa.table(dict(zip(("image", "description", "selling_points"), columns, strict=True)), schema=_PRODUCTS)
     lines = pa.Table.from_pylist(samples, schema=_SAMPLES)
-    tables = (partial(_cut, table) for table in (shown, told, lines))
 
     def read(name: str) -> bytes:
         return (root / name).read_bytes()
 
-    return Listing(len(creatives), len(products), len(samples), *tables, read, read)
+    counts = len(creatives), len(products), len(samples)
+    return Listing(*counts, partial(_cut, shown), partial(_cut, told), partial(_cut, lines), read, read)
 
 
 def _cut(table: pa.Table) -> Iterator[pa.RecordBatch]:

@@ -107,7 +107,7 @@ def read_reply(reply: str, number: int) -> list[Verdict | None]:
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """A redirection would take the key to another server."""
 
-    def redirect_request(self, *_: Any) -> None:
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> None:
         return None
 
 

@@ -44,8 +44,15 @@ class Codes(Protocol):
 class Source(Protocol):
     """Where samples come from. Pictures are codes: neither the VQ nor SigLIP runs in training."""
 
-    targets: Codes  # (pictures, K)
-    clicks: Codes  # (pictures, P)
+    @property
+    def targets(self) -> Codes:
+        """(pictures, K)"""
+        ...
+
+    @property
+    def clicks(self) -> Codes:
+        """(pictures, P)"""
+        ...
 
     def sample(self, number: int) -> Sample:
         """The sample that comes as the `number`-th of a run, endlessly."""

@@ -123,14 +123,15 @@ def _alpha(logits: NDArray[np.floating]) -> NDArray[np.uint8]:
 @lru_cache(maxsize=1)  # loaded once in each process
 def _detector(folder: str) -> tuple[Any, Any, Any]:
     processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
-    model = AutoModelForZeroShotObjectDetection.from_pretrained(folder).eval().to(device())
-    return processor, AutoTokenizer.from_pretrained(folder), model
+    model: Any = AutoModelForZeroShotObjectDetection.from_pretrained(folder)
+    return processor, AutoTokenizer.from_pretrained(folder), model.eval().to(device())
 
 
 @lru_cache(maxsize=1)
 def _segmenter(folder: str) -> tuple[Any, Any]:
     processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
-    return processor, SamModel.from_pretrained(folder).eval().to(device())
+    model: Any = SamModel.from_pretrained(folder)
+    return processor, model.eval().to(device())
 
 
 def grounded_sam(detector: str, segmenter: str, min_confidence: float) -> GroundedSam:

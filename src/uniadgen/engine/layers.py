@@ -1,7 +1,7 @@
 """The decoder's layers over keys and values that stay in place: transformers' parameters, joined, and no other code."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -53,7 +53,7 @@ class Layers:
         self.angles = self._rotations(1)
 
     @staticmethod
-    def _layer(layer: nn.Module, site: int | None) -> Layer:
+    def _layer(layer: Any, site: int | None) -> Layer:
         attention, mlp = layer.self_attn, layer.mlp
         return Layer(
             layer.input_layernorm.weight,

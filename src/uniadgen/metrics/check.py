@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, NamedTuple
 
+import numpy as np
 from PIL import Image
 from rich.markup import escape
 from rich.table import Table
@@ -141,7 +142,8 @@ def placed_in(picture: Image.Image, cutout: Image.Image) -> Image.Image:
     """The cut-out as it stands in the ad: RGBA of the ad's size; raises `ValueError` where that is not known."""
     if cutout.mode != "RGBA":
         raise ValueError(f"the product picture has mode {cutout.mode}, expected RGBA: cut the product out first")
-    low, high = cutout.getchannel("A").getextrema()
+    alpha = np.asarray(cutout.getchannel("A"))
+    low, high = alpha.min(), alpha.max()
     if high < 128 or low == 255:
         state = "nowhere opaque" if high < 128 else "nowhere transparent"
         raise ValueError(f"the product picture is {state}, expected a product on a transparent background")

@@ -61,7 +61,8 @@ def good_pictures(of: Sample, rng: np.random.Generator) -> dict[str, Image.Image
     quality = int(rng.integers(60, 96))
     share = float(rng.uniform(0.6, 0.9))
     gains = rng.uniform(0.97, 1.03, 3)
-    small = ad.resize((round(share * SIDE),) * 2, Image.Resampling.LANCZOS)
+    side = round(share * SIDE)
+    small = ad.resize((side, side), Image.Resampling.LANCZOS)
     return {
         "as made": ad,
         "JPEG": _as_jpeg(ad, quality),
@@ -206,7 +207,7 @@ def wordings(number: int, language: str, seed: int = 0) -> list[Wording]:
     about = words.description(family.name, family.department, variant.colour, variant.finish, language, rng)
     pick = lambda options: str(options[int(rng.integers(len(options)))])  # noqa: E731
     first, second = (points[i] for i in rng.permutation(np.arange(1, len(points)))[:2])
-    say = lambda *parts: words.compose(*parts, pick(words.MANNERS), language)  # noqa: E731
+    say = lambda a, b: words.compose(points[0], a, b, pick(words.MANNERS), language)  # noqa: E731
     text = words.text(points, pick(words.KINDS), pick(words.MANNERS), language, rng)
     free = pick(FREELY[language]).format(name=points[0], first=first, second=second)
     full = f"{text}{' ' if language == 'en' else '。'}{about}"
@@ -215,8 +216,8 @@ def wordings(number: int, language: str, seed: int = 0) -> list[Wording]:
     comma = ", " if language == "en" else "，"
     texts = {
         ("", text), ("", free), ("", full),
-        ("invented claim", say(points[0], first, pick(INVENTED[language]))),
-        ("another product's point", say(points[0], first, pick(foreign))),
+        ("invented claim", say(first, pick(INVENTED[language]))),
+        ("another product's point", say(first, pick(foreign))),
         ("changed number", _with_another_number(full, rng)),
         ("repeated phrase", f"{text}{comma}{first}{comma}{first}"),
         ("list of points", comma.join(points[i] for i in rng.permutation(len(points))[:7])),

@@ -44,7 +44,7 @@ def measure_picture(picture: Image.Image, placed: Image.Image) -> PictureMeasure
             f"the ad has {_size(picture)} pixels and the placed product {_size(placed)}, expected the same: place the "
             "product as it stands in the ad"
         )
-    if placed.getchannel("A").getextrema()[1] < 128:
+    if np.asarray(placed.getchannel("A")).max() < 128:
         raise ValueError("the placed product is nowhere opaque, expected a visible product: check its transparency")
     scale = SIDE / max(picture.size)
     size = max(1, round(scale * picture.width)), max(1, round(scale * picture.height))
@@ -182,7 +182,7 @@ def to_lab(pixels: NDArray[np.uint8]) -> Pixels:
 
 
 def _luma(pixels: NDArray[np.uint8]) -> Pixels:
-    return pixels @ np.array([0.299, 0.587, 0.114])
+    return pixels.astype(np.float64) @ np.array([0.299, 0.587, 0.114])
 
 
 def blurred(values: Pixels, sigma: float) -> Pixels:
@@ -193,8 +193,8 @@ def blurred(values: Pixels, sigma: float) -> Pixels:
     for axis in (0, 1):
         padding = [(reach, reach) if i == axis else (0, 0) for i in range(values.ndim)]
         padded, size = np.pad(values, padding, mode="edge"), values.shape[axis]
-        windows = [slice(start, start + size) for start in range(len(taps))]
-        values = sum((w * (padded[s] if axis == 0 else padded[:, s]) for w, s in zip(taps, windows, strict=True)), 0.0)
+        windows = (padded.take(range(start, start + size), axis) for start in range(len(taps)))
+        values = np.sum([weight * window for weight, window in zip(taps, windows, strict=True)], axis=0)
     return values
 
 

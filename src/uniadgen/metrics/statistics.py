@@ -73,8 +73,8 @@ def auc_of(scores: Numbers, positive: Numbers) -> Statistic:
 
     def statistic(weights: Values) -> Values:
         above, below = np.zeros((2, len(weights), len(ordered)))
-        np.add.at(above, (slice(None), group[kind]), weights[:, kind])
-        np.add.at(below, (slice(None), group[~kind]), weights[:, ~kind])
+        for into, which in ((above, kind), (below, ~kind)):
+            np.add.at(into.T, group[which], weights[:, which].T)
         lower = below.cumsum(1) - below / 2
         with np.errstate(invalid="ignore"):
             return (above * lower).sum(1) / (above.sum(1) * below.sum(1))

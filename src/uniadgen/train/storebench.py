@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,7 @@ AT_ONCE = 4096
 class Rate(NamedTuple):
     """One line of the table: samples of all processes together."""
 
-    what: str  # "assembled": codes, token ids, PNG bytes; "rows": what the model takes
+    what: str  # "samples": codes, words, PNG bytes; "rows": what the model takes
     disk: str  # cold, or warm
     processes: int
     per_second: float
@@ -49,7 +49,7 @@ def make_store(folder: Path, config: Config, num_pictures: int, progress: Progre
     numbers = {"clicks": num_pictures, "targets": max(num_pictures // 10, 1), "cutouts": max(num_pictures // 100, 1)}
     cells = {"clicks": config.click_cells, "targets": config.cells}
 
-    def codes(count: int, things: list[int]) -> np.ndarray:
+    def codes(count: int, things: Sequence[Any]) -> np.ndarray:
         return rng.integers(config.model.num_codes, size=(len(things), count))
 
     shelves: dict[str, Shelf] = {
@@ -67,7 +67,7 @@ def make_store(folder: Path, config: Config, num_pictures: int, progress: Progre
     rows["targets"] = np.where(rows["targets"] < numbers["targets"], rows["targets"], np.int32(-1))
     cutouts = np.arange(numbers["cutouts"], dtype=np.int32)
     listing = _listing(num_pictures, numbers["cutouts"], numbers["targets"])
-    tables = TableWriter(folder, listing, lambda titles, description: [], rows, cutouts)
+    tables = TableWriter(folder, listing, rows, cutouts)
     making = Making(config, lambda pictures: np.zeros((0, 0), np.uint16), "random")
     finish_store(folder, making, shelves, tables, [], progress)
 
@@ -108,13 +108,17 @@ def _listing(creatives: int, products: int, samples: int) -> Listing:
     def cut(table: pa.Table) -> Iterator[pa.RecordBatch]:
         yield from table.to_batches(max_chunksize=BATCH)
 
-    return Listing(creatives, products, samples, *(partial(cut, table) for table in tables), lambda name: b"")
+    def read(name: str) -> bytes:
+        raise ValueError(f"{name}: a made-up store is not made from pictures")
+
+    shown, told, advertised = (partial(cut, table) for table in tables)
+    return Listing(creatives, products, samples, shown, told, advertised, read, read)
 
 
 def bench_store(folder: Path, config: Config, seconds: float) -> list[Rate]:
     """Times both ways of reading, from the disk and from memory, in one process and in two."""
     found = []
-    for what in ("assembled", "rows"):
+    for what in ("samples", "rows"):
         for processes in (1, 2):
             with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
                 list(pool.map(_import, range(processes)))  # starting up is not what is timed
@@ -149,9 +153,8 @@ def _measure(
     layout = Layout(read_tokenizer(SHIPPED / "nano"), config)
     began, ran = time.perf_counter(), time.process_time()
     store, number, done = Store(folder, config), rank, 0
-    take: Callable[[int], Any] = (
-        Rows(config, layout, store).row if what == "rows" else _assembler(config, layout, store)
-    )
+    rows = Rows(config, layout, store)
+    take: Callable[[int], Any] = rows.row if what == "rows" else _assembler(rows, store)
     while time.perf_counter() - began < seconds:
         for _ in range(16):
             take(number)
@@ -161,16 +164,16 @@ def _measure(
 
 
 def _assembler(rows: Rows, store: Store) -> Callable[[int], Any]:
-    """All of a sample but its layout: drawn clicks with codes and token ids, target, and the cut-out's PNG."""
-    config, layout = rows.config, rows.layout
+    """A sample as the store has it: ten drawn clicks with titles and codes, the target's, words, the cut-out's PNG."""
+    config = rows.config
 
     def assemble(number: int) -> tuple[Any, ...]:
         sample, rng = store.sample(number), np.random.default_rng([config.train.seed, number])
         assert sample.scores is not None, "a store knows them"
         chosen = rows.sampler(sample.scores, config.data.num_clicks, rng)
-        titles = [layout.words(sample.titles[i]) for i in chosen]
+        titles = [sample.titles[i] for i in chosen]
         codes = np.stack([store.clicks[sample.pictures[i]] for i in chosen])
-        words = layout.words(sample.text), layout.words(sample.description)
+        words = sample.text, sample.description, sample.selling_points
         return titles, codes, words, store.targets[sample.picture], store.cutout_file(sample.product)
 
     return assemble
