@@ -688,7 +688,7 @@ def write_gallery_command(
     pictures: Annotated[
         Path | None, typer.Option(help="The folder that pictures' paths are relative to. Default: that of the file.")
     ] = None,
-    split: Annotated[str, typer.Option(help="Of a dataset: train, validation or test.")] = "test",
+    split: Annotated[str, typer.Option(help="Of a dataset: train, validation or test.")] = "train",
     most: Annotated[int, typer.Option(min=1, help="How many samples at most.")] = 1000,
 ) -> None:
     """Write samples with their pictures as Parquet that `datasets` and its viewer show. For looking, not for training.
