@@ -79,8 +79,8 @@ def ours(state: dict) -> official.Tensors:
 def run(module: ReleasePreference, image, text, noise, monkeypatch) -> Fused:
     """Feeds the recorded noise, visual first; no mask for padding, as the release has none."""
     draws = iter(noise or ())
-    zero = lambda like, generator: torch.zeros_like(like)  # noqa: E731
-    recorded = lambda like, generator: next(draws).view_as(like)  # noqa: E731
+    zero = lambda like, valid, generator: torch.zeros_like(like)  # noqa: E731
+    recorded = lambda like, valid, generator: next(draws).view_as(like)  # noqa: E731
     monkeypatch.setattr(preference, "gumbel", recorded if noise else zero)
     words = torch.ones(text.shape[:3], dtype=torch.bool)
     return module(text, words, image, torch.ones(image.shape[:2], dtype=torch.bool))

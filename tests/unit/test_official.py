@@ -25,6 +25,7 @@ from uniadgen.config import Config, override
 from uniadgen.data.batch import Batch, Kind
 from uniadgen.data.release import NEW_TOKENS, Prompts, ReleaseLayout, layout_of
 from uniadgen.data.sentences import read_prompts
+from uniadgen.engine.engine import FastDecoder
 from uniadgen.model import official
 from uniadgen.model.configuration import architecture
 from uniadgen.model.convert import convert_janus
@@ -270,12 +271,15 @@ def test_prompts_that_are_gone_are_named(folder: Path, tmp_path: Path) -> None:
 
 @pytest.fixture
 def heard(generator: AdGenerator, monkeypatch) -> list[Batch]:
-    """Every batch that the model reads."""
+    """The batch of every pass."""
     batches = []
-    embed = generator.model.embed
-    monkeypatch.setattr(
-        generator.model, "embed", lambda batch, fused: (batches.append(batch), embed(batch, fused))[1], raising=True
-    )
+    run = FastDecoder.run
+
+    def listening(decoder, batch, modality=None):
+        batches.append(batch)
+        return run(decoder, batch, modality)
+
+    monkeypatch.setattr(FastDecoder, "run", listening)
     return batches
 
 
@@ -397,14 +401,14 @@ def test_both_branches_have_the_control_and_the_first_cell_has_none(
     generator: AdGenerator, product, clicks, monkeypatch
 ) -> None:
     controls: list[torch.Tensor] = []
-    decode = generator.model.decode
+    forward = generator.engine.layers.forward
 
-    def listening(embeds, attend, position, control, cache):
+    def listening(x, position, attend, control=None):
         if control is not None:
             controls.append(control)
-        return decode(embeds, attend, position, control, cache)
+        return forward(x, position, attend, control)
 
-    monkeypatch.setattr(generator.model, "decode", listening)
+    monkeypatch.setattr(generator.engine.layers, "forward", listening)
     generator.generate(product, clicks)
     assert len(controls) == 4
     assert (controls[0] == 0).all()
