@@ -153,7 +153,8 @@ def table(rows: Sequence[Row], num_products: int) -> Table:
 def plot(values: Sequence[Value]) -> Figure:
     """Every check: its values on good ads and on every fault, and the limit in use."""
     figure = Figure(figsize=(15, 11), layout="constrained")
-    for place, (check, faults) in zip(figure.subplots(4, 3).flat, FAULTS.items(), strict=False):
+    places = [figure.add_subplot(-(-len(FAULTS) // 3), 3, number) for number in range(1, len(FAULTS) + 1)]
+    for place, (check, faults) in zip(places, FAULTS.items(), strict=True):
         groups = ["", *faults]
         for row, fault in enumerate(groups):
             shown = [v.value for v in values if v.check == check and v.fault == fault and v.value is not None]
