@@ -30,6 +30,7 @@ ORDER = (
     "pipeline",
     "train",
     "metrics",
+    "baselines",
     "evaluate",
     "speed",
     "files",

@@ -36,7 +36,7 @@ app.add_typer(data_app, name="data")
 
 # The module that is missing -> the extra that brings it.
 EXTRAS = {"duckdb": "data", "pyarrow": "data", "fsspec": "data", "aiohttp": "data", "matplotlib": "data", "ray": "ray"}
-EXTRAS |= {"accelerate": "train", "peft": "train"}
+EXTRAS |= {"accelerate": "train", "peft": "train", "sacrebleu": "eval"}
 
 
 def plainly(command: Callable[..., None]) -> Callable[..., None]:
@@ -255,22 +255,131 @@ def verify_store(store: Annotated[Path, typer.Argument(help="A store: `uniadgen 
 @app.command()
 @plainly
 def evaluate(
-    name: Annotated[str, typer.Argument(help="`nano`, or a folder of weights.")],
-    requests: Annotated[int, typer.Option(min=10, help="Held-out shoppers, one request each.")] = 200,
-    out: Annotated[Path, typer.Option(help="Where the figures are written.")] = Path("evaluation.json"),
-    seed: Annotated[int, typer.Option(min=0, max=2**62, help="First shopper and first seed.")] = 0,
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL...", help="`nano`, a folder of weights, or NAME=FOLDER. Several.")
+    ],
+    baselines: Annotated[
+        str | None,
+        typer.Option(
+            help="With commas between: no_history, unbound, image_only, text_only of each model; truth, copy, "
+            "retrieve, llm. Default: no_history,unbound,truth; on one's own data no_history. none: no baseline."
+        ),
+    ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            help="With commas between: style, words, pasted, text, text_strict, text_english, checks_picture, "
+            "checks_text. Default: all but text_strict and text_english, of those whose right answers are known."
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Requests of one's own: a dataset's folder, JSON lines (.jsonl) or PAd1M's JSON (.json)."),
+    ] = None,
+    pictures: Annotated[
+        Path | None, typer.Option(help="The folder that their pictures' paths are relative to. Default: the file's.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Of a dataset: train, validation or test.")] = "test",
+    requests: Annotated[int, typer.Option(min=10, help="How many requests, of a shopper each in AdWorld.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, max=2**30, help="First seed; in AdWorld also the first shopper.")] = 0,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Ads of each request, with different seeds.")] = 1,
+    reference: Annotated[
+        str, typer.Option(help="The generator that all others are tested against. Default: the first model.")
+    ] = "",
+    picture: Annotated[
+        str, typer.Option(help="What is compared with the true picture: pasted (the ad) or painted (the model's).")
+    ] = "pasted",
+    out: Annotated[Path, typer.Option(help="The folder for report and ads; a run that was stopped goes on.")] = Path(
+        "evaluation"
+    ),
+    threads: Threads = 0,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="The server of llm: stages.llm_url=..., stages.llm_model=... Repeatable."),
+    ] = None,
 ) -> None:
-    """Measure a model on held-out shoppers and products of AdWorld, against its ground truth.
+    """Compare generators on the same requests: AdWorld's held-out shoppers, or the samples of one's own data.
 
-    Prints a table with 95 % intervals and writes it as JSON, with a picture of requests beside it.
+    Prints a table with 95 % intervals (whole shoppers resampled) and paired tests against one reference; writes it as
+    JSON, CSV and Markdown with every single value and the ads themselves. docs/evaluate.md says what each line means.
+
+    Example: uniadgen evaluate nano --baselines no_history,copy,retrieve --requests 100 --out comparison
     """
-    files.check_output(out, (".json",))
-    from uniadgen.evaluate import evaluate_in_world, table
+    files.check_folder(out)
+    stages = override(PrepareConfig(), parse_overrides(settings or [])).stages
+    from uniadgen.evaluate.harness import Seeds
+    from uniadgen.evaluate.report import table
+    from uniadgen.evaluate.run import Plan
+    from uniadgen.evaluate.run import evaluate as carry_out
 
-    report = evaluate_in_world(name, requests, seed, sheet=out.with_suffix(".png"))
-    files.write_whole(out, lambda p: p.write_text(json.dumps(report, indent=2) + "\n"))
+    use_threads(threads)
+    named = {"baselines": names_in(baselines), "metrics": names_in(metrics)}
+    plan = Plan(
+        models=models,
+        **{name: value for name, value in named.items() if value is not None},
+        requests=requests,
+        seeds=Seeds(seed, seeds),
+        reference=reference,
+        data=data,
+        pictures=pictures,
+        split=split,
+        picture=picture,
+        stages=stages,
+    )
+    report = carry_out(plan, out)
     Console().print(table(report))
     print(out)
+
+
+@app.command()
+@plainly
+def reproduce(
+    what: Annotated[str, typer.Argument(metavar="TABLE", help="table1, table2, table3, table4 or fig2d of the paper.")],
+    out: Annotated[
+        Path, typer.Option(help="The folder for models, ads and tables; a run that was stopped goes on.")
+    ] = (Path("reproduction")),
+    stock: Annotated[
+        Path | None,
+        typer.Option(
+            help="A run of nano whose pictures, tokenizer and VQ all models take. Default: made once, in OUT."
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Of every model's training; the table says so. Default: its recipe's.")
+    ] = None,
+    requests: Annotated[int, typer.Option(min=10, help="Held-out shoppers, one request each.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, max=2**30, help="First shopper and first seed.")] = 0,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Ads of each request, with different seeds.")] = 1,
+    settings: Settings = None,
+) -> None:
+    """Make a table of the paper again on AdWorld: train nano's size of every row, measure them, print both numbers.
+
+    table2 is the ablation (Baseline, w/ history, w/ PSS, Ours), table3 the history's length, table4 the sampling of
+    clicks, table1 pictures alone, texts alone and both without any history. Tables share models they have in common.
+
+    Example: uniadgen reproduce table2 --stock runs/nano --steps 500 --requests 100 --out reproduction
+    """
+    files.check_folder(out)
+    if what == "fig2d":
+        try:
+            from uniadgen.metrics.fig2d import reproduce_fig2d  # pyright: ignore[reportMissingImports]
+        except ModuleNotFoundError:
+            raise ValueError("fig2d needs the metric PBS, which this version has not: expected a table") from None
+        reproduce_fig2d(out)
+        return
+    from uniadgen.evaluate.harness import Seeds
+    from uniadgen.evaluate.reproduce import Reproduction
+    from uniadgen.evaluate.reproduce import reproduce as make_again
+
+    changed = parse_overrides(settings or [])
+    how = Reproduction(stock=stock, steps=steps, requests=requests, seeds=Seeds(seed, seeds), settings=changed)
+    Console().print(make_again(what, out, how).table())
+    print(out / f"{what}.md")
+
+
+def names_in(text: str | None) -> list[str] | None:
+    """The names of a list with commas between; none of them where it says `none`."""
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip() not in ("", "none")]
 
 
 @app.command()
@@ -323,7 +432,7 @@ def check(
         text,
         point or [],
         description,
-        [name.strip() for name in rules.split(",") if name.strip() not in ("", "none")],
+        names_in(rules) or [],
     )
     if as_json:
         print(json.dumps(report.as_dict(), indent=2, ensure_ascii=False))
@@ -426,6 +535,31 @@ def bench_checks(
     files.write_whole(out.with_suffix(".png"), calibration.plot(values).savefig)
     files.save_picture(out.with_name(f"{out.stem}-faults.png"), calibration.sheet(shown))
     Console().print(calibration.table(rows, products))
+
+
+@bench_app.command("text")
+@plainly
+def bench_text(
+    pairs: Annotated[int, typer.Option(min=100, help="Texts, each with four true titles.")] = 10_000,
+    out: Annotated[Path | None, typer.Option(help="Also write the figures to this JSON file.")] = None,
+) -> None:
+    """Time how fast texts are scored, beside the plain way that takes every pair from the start, and its memory.
+
+    The plain way is nltk's BLEU where nltk is installed, else written out, as ROUGE-L always is.
+
+    Example: uniadgen bench text --pairs 10000
+    """
+    if out is not None:
+        files.check_output(out, (".json",))
+    from dataclasses import asdict
+
+    from uniadgen.metrics.textbench import measure_texts, table
+
+    with _rows("pairs", 2 * pairs, "pairs") as bar:
+        speed = measure_texts(pairs, lambda number: bar.advance(by=number))
+    if out is not None:
+        files.write_whole(out, lambda p: p.write_text(json.dumps(asdict(speed), indent=2) + "\n"))
+    Console().print(table(speed))
 
 
 @bench_app.command("engine")

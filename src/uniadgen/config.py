@@ -73,8 +73,8 @@ class ModelConfig:
     control_strength: float = 1.0  # when an ad is made; in training it is 1 (release: 1.5)
     # multimodal preference extraction (Eq. 7, 8)
     keep_rate: float = 0.4  # share of tokens kept by top-K (paper section 5.1)
-    extractor_layers: int = 2  # release
-    fusion_layers: int = 4  # release
+    extractor_layers: int = 2  # release; 0: nothing is selected or fused (Table 2, w/ history and w/ PSS)
+    fusion_layers: int = 4  # release; 0 as well then
     preference_heads: int = 16  # release
     preference_control: bool = False  # the preference tokens also enter as a control, as Eq. 5 does (ours)
     gumbel_scale: float = 1.0  # size of the noise in training; with cosine scores, 1 is mostly noise
@@ -100,6 +100,11 @@ class ModelConfig:
         _expect(self.variant in VARIANTS, "model.variant", self.variant, f"one of {', '.join(VARIANTS)}")
         both = self.variant == "release" and self.preference_control
         _expect(not both, "model.preference_control", True, "false in the variant release, which has no such part")
+        off = self.extractor_layers == 0
+        wanted = "0, as model.extractor_layers" if off else "more than 0, as model.extractor_layers"
+        _expect((self.fusion_layers == 0) == off, "model.fusion_layers", self.fusion_layers, wanted)
+        both = self.variant == "release" and off
+        _expect(not both, "model.extractor_layers", 0, "more than 0 in the variant release")
         _expect(0 < self.keep_rate <= 1, "model.keep_rate", self.keep_rate, "a share in (0, 1]")
         for name in ("condition_dropout", "code_dropout"):
             _expect(0 <= getattr(self, name) <= 1, f"model.{name}", getattr(self, name), "a share in [0, 1]")

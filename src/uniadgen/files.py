@@ -68,6 +68,14 @@ def check_output(
             raise ValueError(f"{output}: is an input and would be overwritten: choose another --out")
 
 
+def check_folder(path: Path) -> None:
+    """Refuses a folder that could not be made, before any work."""
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path}: is a file, expected a folder: choose another --out")
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"{path}: the folder {path.absolute().parent} does not exist: create it first")
+
+
 def save_picture(path: Path, picture: Image) -> None:
     """Writes a picture whole or not at all; its format is that of the ending."""
     write_whole(path, picture.save)

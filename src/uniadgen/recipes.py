@@ -1,6 +1,8 @@
-"""nano, nano_words, paper_1b, paper_7b, official_7b and the ablations: functions that return a Config."""
+"""nano, nano_words and its ablations, paper_1b, paper_7b, official_7b: functions that return a Config."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from uniadgen.config import (
     Config,
@@ -80,6 +82,47 @@ def nano_words() -> Config:
     return replace_in(replace(nano(), words_train=first), name="nano_words", train__steps=2800)
 
 
+def nano_pss() -> Config:
+    """Table 2, "w/ PSS": clicks by product similarity, but nothing extracted from them."""
+    changes = {"model__extractor_layers": 0, "model__fusion_layers": 0, "model__preference_control": False}
+    return replace_in(nano(), name="nano_pss", **changes)
+
+
+def nano_history() -> Config:
+    """Table 2, "w/ history": clicks at random, nothing extracted from them."""
+    return replace_in(nano_pss(), name="nano_history", data__sampler="at_random")
+
+
+def nano_baseline() -> Config:
+    """Table 2, "Baseline", and Table 3, length 0: no history. In Table 1 it is "Ours", the general model."""
+    return replace_in(nano_pss(), name="nano_baseline", data__num_clicks=0)
+
+
+def nano_image() -> Config:
+    """Table 1, "Ours-image": pictures alone."""
+    return replace_in(nano_baseline(), name="nano_image", data__modality="image")
+
+
+def nano_text() -> Config:
+    """Table 1, "Ours-text": texts alone."""
+    return replace_in(nano_baseline(), name="nano_text", data__modality="text")
+
+
+def nano_at_random() -> Config:
+    """Table 4, "Random Sampling": the full model, its clicks at random."""
+    return replace_in(nano(), name="nano_at_random", data__sampler="at_random")
+
+
+def nano_most_similar() -> Config:
+    """Table 4, "Most-similar Sampling": the full model, the most similar clicks."""
+    return replace_in(nano(), name="nano_most_similar", data__sampler="most_similar")
+
+
+def nano_clicks(number: int) -> Config:
+    """Table 3: the full model with histories of another length."""
+    return replace_in(nano(), name=f"nano_{number}_clicks", data__num_clicks=number)
+
+
 def paper_7b() -> Config:
     """Janus-Pro-7B with our modules, as in paper section 5.1."""
     return Config(
@@ -115,7 +158,11 @@ def official_7b() -> Config:
     )
 
 
-RECIPES = {f.__name__: f for f in (nano, nano_words, paper_1b, paper_7b, official_7b)}
+ABLATIONS = (nano_pss, nano_history, nano_baseline, nano_image, nano_text, nano_at_random, nano_most_similar)
+RECIPES: dict[str, Callable[[], Config]] = {
+    f.__name__: f for f in (nano, nano_words, *ABLATIONS, paper_1b, paper_7b, official_7b)
+}
+RECIPES |= {f"nano_{number}_clicks": partial(nano_clicks, number) for number in (3, 5, 8, 10, 12)}
 
 
 def recipe(name: str) -> Config:

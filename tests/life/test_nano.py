@@ -14,10 +14,12 @@ from PIL import Image, ImageDraw
 from typer.testing import CliRunner
 
 from checkpoint import saved
-from uniadgen import AdGenerator, Click, Example, Product, evaluate
+from uniadgen import AdGenerator, Click, Example, Product
 from uniadgen.__main__ import app
 from uniadgen.data.adworld import example_of, shop_of
 from uniadgen.data.rows import Rows
+from uniadgen.evaluate import truth
+from uniadgen.evaluate.run import Plan, evaluate
 from uniadgen.model import weights
 from uniadgen.train.nano import train_recipe
 
@@ -120,17 +122,20 @@ def test_a_recipe_that_stops_anywhere_goes_on_to_the_same_weights(
 
 
 def test_weights_are_measured_on_held_out_shoppers(tiny_run: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(evaluate, "JUDGE_JITTERS", 1)  # half the pictures to render, and nearly as good a judge
-    report = evaluate.evaluate_in_world(str(tiny_run), 10, 0, tmp_path / "sheet.png")
-    measures = {measure["name"]: measure for measure in report["measures"]}
+    monkeypatch.setattr(truth, "JUDGE_JITTERS", 1)  # half the pictures to render, and nearly as good a judge
+    report = evaluate(Plan(models=[f"tiny={tiny_run}"], requests=10), tmp_path / "out")
+    lines = {(line.key, line.generator): line for line in report.lines}
     # Six steps teach nothing; these hold for any model.
-    assert measures["pasted product: largest change of a pixel"]["value"] == 0
-    assert measures["same request and seed: same bytes"]["value"] == 1
-    assert measures["palette: true pictures (the judge itself)"]["value"] >= 0.9
-    assert all(m["low"] <= m["value"] <= m["high"] for m in report["measures"])
-    json.dumps(report)
-    with Image.open(tmp_path / "sheet.png") as sheet:
-        assert sheet.width == 10 * 32
+    assert lines["change", "tiny"].value == lines["change", "tiny no_history"].value == 0
+    assert lines["same", "tiny"].value == 1
+    assert lines["palette", "truth"].value >= 0.9
+    assert lines["bleu", "truth"].value == lines["m_bleu", "truth"].value == 1
+    assert lines["liked", "truth"].value == lines["manner", "truth"].value == lines["faithful", "truth"].value == 1
+    assert ("palette", "tiny unbound") not in lines and ("manner", "tiny unbound") in lines
+    assert all(line.low <= line.value <= line.high for line in report.lines)
+    assert len(list((tmp_path / "out" / "ads").glob("*.json"))) == 4 * 10
+    with Image.open(tmp_path / "out" / "sheet.png") as sheet:
+        assert sheet.size == (10 * 144, 3 * 144)
 
 
 @pytest.fixture

@@ -4,11 +4,16 @@ The recorded values that we compare with are nltk 3.10.4's, rouge 1.0.1's and ro
 """
 
 import json
+import random
+import sys
 from pathlib import Path
 
 import pytest
+from sacrebleu.metrics.bleu import BLEU
 
-from uniadgen.metrics.text import PROFILES, bleu, rouge_l, rouge_l_of_sets, score_texts, tokens
+from uniadgen.metrics import text as module
+from uniadgen.metrics.text import PROFILES, SCORES, bleu, rouge_l, rouge_l_of_sets, score_texts, signature, tokens
+from uniadgen.metrics.textbench import measure_texts
 
 CASES = json.loads((Path(__file__).parent / "text_metric_cases.json").read_text(encoding="utf-8"))
 IDS = [case["id"] for case in CASES["cases"]]
@@ -52,6 +57,55 @@ def test_the_papers_rouge_forgives_repetition_and_the_strict_one_does_not() -> N
     said, wanted = tokens("好看好看好看", "strict"), tokens("好看", "strict")
     assert rouge_l_of_sets(said, wanted) == pytest.approx(1, abs=1e-8)
     assert rouge_l(said, wanted) == pytest.approx(0.5)
+
+
+def test_bleu_is_sacrebleus() -> None:
+    """On texts of every length, orders 1 to 4, one reference and several; white space stands as a token of its own."""
+    rng = random.Random(0)
+    words = ["a", "b", "c", "好", " "]
+    for order in (1, 2, 3, 4):
+        engine = BLEU(tokenize="none", smooth_method="none", max_ngram_order=order, effective_order=False, force=True)
+        for _ in range(60):
+            said, *known = ([rng.choice(words) for _ in range(rng.randint(0, 12))] for _ in range(rng.randint(2, 4)))
+            line, *lines = (" ".join("▁" if word == " " else word for word in found) for found in (said, *known))
+            expected = engine.corpus_score([line], [[other] for other in lines]).score / 100 if said else 0
+            assert bleu(said, known, order) == pytest.approx(expected, abs=1e-9)
+
+
+def test_only_the_scores_that_are_asked_for_are_made() -> None:
+    made, known = ["a b c d e", "好看"], [["a b c d"], ["好", "看好看"]]
+    everything = score_texts(made, known).scores
+    assert list(everything) == list(SCORES)
+    some = score_texts(made, known, scores=["m_rouge", "bleu"]).scores
+    assert some == {name: everything[name] for name in ("m_rouge", "bleu")}
+
+
+def test_languages_may_be_mixed() -> None:
+    """Among samples, and within a text; what shares nothing scores 0 and disturbs nobody."""
+    made = ["light 家用马克杯", "kitchen mug", "家用马克杯"]
+    known = [["家用马克杯 light mug"], ["厨房马克杯"], ["家用马克杯", "a mug"]]
+    for profile in ("paper", "strict"):
+        scores = score_texts(made, known, profile).scores
+        assert 0 < scores["rouge_l"][0] < 1
+        assert scores["m_bleu"][1] == scores["m_rouge"][1] == 0
+        assert scores["m_bleu"][2] == pytest.approx(1)
+
+
+def test_without_sacrebleu_the_command_to_install_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    signature.cache_clear()
+    monkeypatch.setitem(sys.modules, "sacrebleu.metrics.bleu", None)
+    with pytest.raises(ModuleNotFoundError, match=r"need sacrebleu, got none: pip install 'uniadgen\[eval\]'") as found:
+        module.score_texts(["a"], [["a"]])
+    assert found.value.name == "sacrebleu"
+
+
+def test_both_ways_to_score_texts_agree_and_memory_does_not_grow() -> None:
+    counted: list[int] = []
+    speed = measure_texts(1200, counted.append)
+    assert sum(counted) == 2400
+    assert speed.difference < 1e-9
+    assert speed.peak < 1.5 * speed.peak_tenth
+    assert speed.ours > 0 and speed.plain > 0
 
 
 def test_an_empty_text_scores_zero_and_is_reported() -> None:

@@ -25,6 +25,7 @@ _CREATIVES = pa.schema({"image": pa.string(), "text": pa.string()})
 _PRODUCTS = pa.schema({"image": pa.string(), "description": pa.string(), "selling_points": pa.list_(pa.string())})
 _SCORES = pa.list_(pa.float64())
 _SAMPLES = pa.schema({"target": pa.int32(), "product": pa.int32(), "history": pa.list_(pa.int32()), "scores": _SCORES})
+_SAMPLES = _SAMPLES.append(pa.field("user", pa.string())).append(pa.field("titles", pa.list_(pa.string())))
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,10 @@ class Listing:
     """Tables in batches: creatives (image, text), products (image, description, selling_points), samples.
 
     A sample has the numbers of its target creative and of its product, and those of its history, oldest first;
-    `scores`, if the input knows them, are the similarities of that history's titles. `read` gives the bytes of a
-    creative's picture, `read_cutout` those of a product's transparent one; they raise `OSError` or `ValueError`.
+    `scores`, if the input knows them, are the similarities of that history's titles; `user` is whose sample it is,
+    where one user may have several; `titles` are all true titles of what is advertised, where the input has more than
+    the target's. `read` gives the bytes of a creative's picture, `read_cutout` those of a product's transparent one;
+    they raise `OSError` or `ValueError`.
     """
 
     num_creatives: int
@@ -46,6 +49,7 @@ class Listing:
     read_cutout: Callable[[str], bytes]
     min_clicks: int = 0  # of a sample, its target among them
     max_broken: float = 0.1  # share of pictures above which the encoding stops
+    product_of: NDArray[np.integer] | None = None  # the product of every creative, where creatives have one
 
 
 def read_listing(source: Path, pictures: Path | None = None, split: str = "train") -> Listing:
@@ -102,7 +106,9 @@ def _dataset(folder: Path, log: Path, split: str) -> Listing:
                 targets = batch["target"].to_numpy()
                 products = np.searchsorted(cut, targets) if cutouts else product_of[targets]
                 told = pa.nulls(len(batch), _SCORES) if scores is None else scores[start : start + len(batch)]
+                unknown = [pa.nulls(len(batch), _SAMPLES.field(name).type) for name in ("user", "titles")]
                 columns = [batch["target"], pa.array(products, pa.int32()), batch["history"], told.cast(_SCORES)]
+                columns += unknown
                 mine = (batch["split"].to_numpy(zero_copy_only=False) == split) & ~np.isin(targets, left_out)
                 yield pa.record_batch(columns, schema=_SAMPLES).filter(pa.array(mine))
                 start += len(batch)
@@ -120,6 +126,7 @@ def _dataset(folder: Path, log: Path, split: str) -> Listing:
         (lambda name: cutouts[int(name)]) if cutouts else read,
         config.build.min_clicks,
         config.build.max_broken,
+        product_of,
     )
 
 
@@ -151,12 +158,14 @@ class _Entry:
     target: tuple[str, str]  # picture, text
     clicks: tuple[tuple[str, str], ...]
     scores: tuple[float, ...] | None = None
+    user: str | None = None
+    titles: tuple[str, ...] | None = None
 
 
 def _entry_of(record: pad1m.Record) -> _Entry:
     product = (record.cutout, record.description, record.selling_points)
     clicks = tuple(zip(record.pictures, record.titles, strict=True))
-    return _Entry(product, (record.picture, record.texts[0]), clicks, record.similarities)
+    return _Entry(product, (record.picture, record.texts[0]), clicks, record.similarities, titles=record.texts)
 
 
 def _in_memory(entries: Iterable[_Entry], root: Path) -> Listing:
@@ -169,6 +178,8 @@ def _in_memory(entries: Iterable[_Entry], root: Path) -> Listing:
             "product": products.setdefault(entry.product, len(products)),
             "history": [creatives.setdefault(click, len(creatives)) for click in entry.clicks],
             "scores": entry.scores,
+            "user": entry.user,
+            "titles": entry.titles,
         }
         for entry in entries
     ]
@@ -194,6 +205,7 @@ def _examples(path: Path) -> Iterator[_Entry]:
 
     {"product": {"cutout": path, "description": ..., "selling_points": [...]},
      "clicks": [{"picture": path, "text": title}, ...], "target": {"picture": path, "text": title}}
+    and, for `uniadgen evaluate`, "user" where one has several lines, "titles" that the product truly had.
     """
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
@@ -215,5 +227,12 @@ def _example(where: str, line: str) -> _Entry:
             raise ValueError(f"{where}: a {name} is {text!r}, expected a text: add it or drop this line")
         if len(text) > MAX_TEXT:
             raise ValueError(f"{where}: a {name} has {len(text)} characters, expected at most {MAX_TEXT}: shorten it")
+    user, titles = entry.get("user"), entry.get("titles")
+    if not isinstance(user, str | None):
+        raise ValueError(f"{where}: the user is {user!r}, expected a text: put it in quotes")
+    if titles is not None and not (isinstance(titles, list) and all(isinstance(t, str) and t.strip() for t in titles)):
+        raise ValueError(f"{where}: the titles are {titles!r}, expected a list of texts: correct it or leave it out")
     shown = tuple(click_entry(f"{where}, click {i}", click) for i, click in enumerate(clicks, start=1))
-    return _Entry((cutout, description, tuple(points)), click_entry(f"{where}, target", target), shown)
+    known = None if titles is None else tuple(titles)
+    said = (cutout, description, tuple(points))
+    return _Entry(said, click_entry(f"{where}, target", target), shown, user=user, titles=known)

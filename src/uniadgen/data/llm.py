@@ -64,23 +64,36 @@ class Judge:
             pool.shutdown(cancel_futures=True)
 
     def _ask(self, group: Sequence[Question]) -> list[Verdict | None]:
-        verdicts = read_reply(self._chat(group), len(group))
+        verdicts = read_reply(chat(INSTRUCTION, user_text(group), self.stages).text, len(group))
         unread = [number for number, verdict in enumerate(verdicts) if verdict is None]
         if unread:
-            again = read_reply(self._chat([group[number] for number in unread]), len(unread))
+            open_ones = [group[number] for number in unread]
+            again = read_reply(chat(INSTRUCTION, user_text(open_ones), self.stages).text, len(unread))
             for number, verdict in zip(unread, again, strict=True):
                 verdicts[number] = verdict
         return verdicts
 
-    def _chat(self, group: Sequence[Question]) -> str:
-        """The text of the model's reply; empty where the server's answer has none."""
-        messages = [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": user_text(group)}]
-        body = json.dumps({"model": self.stages.llm_model, "messages": messages, "temperature": 0})
-        answer = post(f"{self.stages.llm_url.rstrip('/')}/chat/completions", body.encode(), self.stages)
-        try:
-            return str(json.loads(answer)["choices"][0]["message"]["content"])
-        except (ValueError, KeyError, IndexError, TypeError, RecursionError):
-            return ""
+
+class Reply(NamedTuple):
+    """The text of a model's reply, empty where the server's answer has none, and what the server calls the model."""
+
+    text: str
+    model: str
+
+
+def chat(instruction: str, question: str, stages: StagesConfig, **options: Any) -> Reply:
+    """Asks once, at temperature 0; `options` go with the request, such as a seed.
+
+    Raises `ValueError` where the server refuses, `ConnectionError` where it cannot be reached or stays too busy.
+    """
+    messages = [{"role": "system", "content": instruction}, {"role": "user", "content": question}]
+    body = json.dumps({"model": stages.llm_model, "messages": messages, "temperature": 0} | options)
+    answer = post(f"{stages.llm_url.rstrip('/')}/chat/completions", body.encode(), stages)
+    try:
+        found = json.loads(answer)
+        return Reply(found["choices"][0]["message"]["content"] or "", str(found.get("model") or ""))
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
+        return Reply("", "")
 
 
 def user_text(group: Sequence[Question]) -> str:

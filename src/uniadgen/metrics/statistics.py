@@ -6,7 +6,7 @@ each of the n values was drawn, and returns R numbers, so that thousands of resa
 """
 
 from collections.abc import Callable, Hashable, Sequence
-from math import comb
+from math import comb, sqrt
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
@@ -115,6 +115,21 @@ def bootstrap(
         ends = _bca_ends(ends, drawn, value, _left_out(statistic, member, num_users))
     low, high = np.quantile(drawn, ends) if len(drawn) else (np.nan, np.nan)
     return Interval(value, float(low), float(high))
+
+
+def wilson(share: float, n: int, level: float = 0.95) -> Interval:
+    """A share of `n` answers with its interval (Wilson 1927); of no answers nothing is known.
+
+    Raises `ValueError` for what is no share.
+    """
+    if not 0 <= share <= 1 or n < 0:
+        raise ValueError(f"got the share {share} of {n} answers, expected 0 to 1 of 0 or more")
+    if n == 0:
+        return Interval(0.0, 0.0, 1.0)
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return Interval(float(share), float(max(0, min(share, centre - half))), float(min(1, max(share, centre + half))))
 
 
 def paired_bootstrap(

@@ -7,18 +7,23 @@ sets of words, in parts split at every full stop. `strict` counts characters, an
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from math import exp, log
 
 import numpy as np
 
 PROFILES = ("paper", "strict", "english")
 ORDERS = (1, 2, 3, 4)
+SCORES = ("bleu", "rouge_l", "m_bleu", "m_rouge", "bleu_avg", "rouge_avg", "m_bleu_avg", "m_rouge_avg")
+KEPT = 1024  # texts whose tokens and n-grams are remembered: a title is many samples' reference
 # A run of letters and digits is one token, with its decimals and percent sign; every other character is one.
 _PAPER = re.compile(r"AT&T|c\+\+|c#|[a-z0-9]+(?:\.\d+)?%?|\s|.", re.IGNORECASE | re.DOTALL)
 _ENGLISH = re.compile(r"[^\W_]+(?:[.,'’-][^\W_]+)*%?|[^\w\s]|_")
 
 Tokens = Sequence[str]
+Ngrams = Counter[tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,12 @@ class TextReport:
         return {name: float(np.mean(values)) for name, values in self.scores.items()}
 
 
-def score_texts(made: Sequence[str], references: Sequence[Sequence[str]], profile: str = "paper") -> TextReport:
+def score_texts(
+    made: Sequence[str],
+    references: Sequence[Sequence[str]],
+    profile: str = "paper",
+    scores: Sequence[str] = SCORES,
+) -> TextReport:
     """Compares each made text with its references, the shopper's true one first.
 
     `bleu` and `rouge_l` look at the first reference, `m_bleu` and `m_rouge` at all: BLEU pools their n-grams, ROUGE
@@ -51,34 +61,69 @@ def score_texts(made: Sequence[str], references: Sequence[Sequence[str]], profil
     bare = [number for number, known in enumerate(references) if not known]
     if bare:
         raise ValueError(f"text {bare[0]} has no reference, expected at least one for each")
-    rows = [_score(text, known, profile) for text, known in zip(made, references, strict=True)]
-    scores = {name: tuple(row[name] for row in rows) for name in rows[0]}
+    rows = [_score(text, known, profile, scores) for text, known in zip(made, references, strict=True)]
+    columns = dict(zip(scores, zip(*rows, strict=True), strict=True))
     empty = sum(not text.strip() for text in made) / len(made)
-    return TextReport(profile, _signature(), empty, scores)
+    return TextReport(profile, signature(), empty, columns)
 
 
-def _signature() -> str:
-    """sacrebleu's, which it knows after a first use; the number of references is each sample's own."""
-    engine = _bleu(4)
-    engine.corpus_score(["a"], [["a"]])
+@lru_cache(maxsize=1)
+def signature() -> str:
+    """sacrebleu's, of the settings that our BLEU equals (tests hold it to that); references are each sample's own."""
+    try:
+        from sacrebleu.metrics.bleu import BLEU
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            "text metrics need sacrebleu, got none: pip install 'uniadgen[eval]'", name="sacrebleu"
+        ) from None
+    engine = BLEU(tokenize="none", smooth_method="none", effective_order=False, force=True)
+    engine.corpus_score(["a"], [["a"]])  # it knows its signature after a first use
     return engine.get_signature().format().replace("nrefs:1|", "")
 
 
-def _score(text: str, references: Sequence[str], profile: str) -> dict[str, float]:
-    hypothesis, known = tokens(text, profile), [tokens(reference, profile) for reference in references]
-    longest: Callable[[Tokens, Tokens], float] = rouge_l_of_sets if profile == "paper" else rouge_l
-    by_reference = [longest(hypothesis, reference) for reference in known]
-    by_order = [np.mean([rouge_n(hypothesis, reference, n) for n in ORDERS]) for reference in known]
-    return {
-        "bleu": bleu(hypothesis, known[:1]),
-        "rouge_l": by_reference[0],
-        "m_bleu": bleu(hypothesis, known),
-        "m_rouge": max(by_reference),
-        "bleu_avg": float(np.mean([bleu(hypothesis, known[:1], n) for n in ORDERS])),
-        "rouge_avg": float(by_order[0]),
-        "m_bleu_avg": float(np.mean([bleu(hypothesis, known, n) for n in ORDERS])),
-        "m_rouge_avg": float(max(by_order)),
+def _score(text: str, references: Sequence[str], profile: str, scores: Sequence[str]) -> list[float]:
+    said, known = _words(text, profile), [_words(reference, profile) for reference in references]
+    longest = _rouge_l_of_sets if profile == "paper" else lambda one, other: rouge_l(one.tokens, other.tokens)
+    average = lambda one, other: float(np.mean([_overlap(one, other, n) for n in ORDERS]))  # noqa: E731
+    found = {
+        "bleu": lambda: _bleu(said, known[:1], 4),
+        "rouge_l": lambda: longest(said, known[0]),
+        "m_bleu": lambda: _bleu(said, known, 4),
+        "m_rouge": lambda: max(longest(said, reference) for reference in known),
+        "bleu_avg": lambda: float(np.mean([_bleu(said, known[:1], n) for n in ORDERS])),
+        "rouge_avg": lambda: average(said, known[0]),
+        "m_bleu_avg": lambda: float(np.mean([_bleu(said, known, n) for n in ORDERS])),
+        "m_rouge_avg": lambda: max(average(said, reference) for reference in known),
     }
+    return [found[name]() for name in scores]
+
+
+class _Words:
+    """A text's tokens, and what several scores need of them, made when it is first asked."""
+
+    def __init__(self, tokens: Tokens) -> None:
+        self.tokens = tokens
+
+    @cached_property
+    def ngrams(self) -> list[Ngrams]:
+        """Of each order; white space counts."""
+        return [_ngrams(self.tokens, n) for n in ORDERS]
+
+    @cached_property
+    def plain_ngrams(self) -> list[Ngrams]:
+        """Of each order, without white space."""
+        words = [token for token in self.tokens if not token.isspace()]
+        return [_ngrams(words, n) for n in ORDERS]
+
+    @cached_property
+    def parts(self) -> list[list[str]]:
+        """Words between full stops."""
+        return [part.split() for part in " ".join(self.tokens).split(".") if part.strip()]
+
+
+@lru_cache(maxsize=KEPT)
+def _words(text: str, profile: str) -> _Words:
+    return _Words(tokens(text, profile))
 
 
 def tokens(text: str, profile: str) -> list[str]:
@@ -91,28 +136,32 @@ def tokens(text: str, profile: str) -> list[str]:
     return [character for character in text if not character.isspace()]
 
 
-def _bleu(order: int):
-    try:
-        from sacrebleu.metrics.bleu import BLEU
-    except ImportError:
-        raise ImportError("BLEU needs sacrebleu: pip install 'uniadgen[eval]'") from None
-    return BLEU(tokenize="none", smooth_method="none", max_ngram_order=order, effective_order=False, force=True)
-
-
 def bleu(hypothesis: Tokens, references: Sequence[Tokens], order: int = 4) -> float:
     """BLEU of one text: uniform weights up to n-grams of `order`, no smoothing, the closest reference's length.
 
     With several references their n-grams are pooled (m-BLEU). A text that shares no n-gram of an order scores 0.
     """
-    if not hypothesis:
-        return 0.0
-    line = lambda found: " ".join("▁" if token.isspace() else token for token in found)  # noqa: E731
-    return _bleu(order).corpus_score([line(hypothesis)], [[line(found)] for found in references]).score / 100
+    return _bleu(_Words(hypothesis), [_Words(reference) for reference in references], order)
+
+
+def _bleu(said: _Words, known: Sequence[_Words], order: int) -> float:
+    length, total = len(said.tokens), 0.0
+    for n in range(order):
+        pooled = [reference.ngrams[n] for reference in known]
+        matched = 0
+        for gram, count in said.ngrams[n].items():
+            matched += min(count, max([grams.get(gram, 0) for grams in pooled]))
+        if not matched:
+            return 0.0
+        total += log(matched / (length - n))
+    closest = min((abs(len(reference.tokens) - length), len(reference.tokens)) for reference in known)[1]
+    return exp(total / order + min(0.0, 1 - closest / length))
 
 
 def rouge_l(hypothesis: Tokens, reference: Tokens) -> float:
     """F1 of the longest common subsequence."""
-    return _f1(len(_common_subsequence(hypothesis, reference)), len(hypothesis), len(reference))
+    rows = _subsequences(hypothesis, reference)
+    return _f1(len(reference) - rows[-1].bit_count(), len(hypothesis), len(reference))
 
 
 def rouge_l_of_sets(hypothesis: Tokens, reference: Tokens) -> float:
@@ -122,48 +171,65 @@ def rouge_l_of_sets(hypothesis: Tokens, reference: Tokens) -> float:
     the text, and that no earlier part had. A word that is repeated costs nothing: `strict` is the honest one. Their
     package adds 1e-8 to the divisor, so two equal texts get 0.999999995.
     """
-    parts, known = _parts(hypothesis), _parts(reference)
+    return _rouge_l_of_sets(_Words(hypothesis), _Words(reference))
+
+
+def _rouge_l_of_sets(said: _Words, known: _Words) -> float:
     matched: set[str] = set()
-    for part in known:
-        matched |= {word for other in parts for word in _common_subsequence(part, other)}
+    for part in known.parts:
+        matched |= {word for other in said.parts for word in _common_subsequence(part, other)}
     if not matched:
         return 0.0
-    precision = len(matched) / len({word for part in parts for word in part})
-    recall = len(matched) / len({word for part in known for word in part})
+    precision = len(matched) / len({word for part in said.parts for word in part})
+    recall = len(matched) / len({word for part in known.parts for word in part})
     return 2 * precision * recall / (precision + recall + 1e-8)
-
-
-def _parts(words: Tokens) -> list[list[str]]:
-    return [part.split() for part in " ".join(words).split(".") if part.strip()]
 
 
 def rouge_n(hypothesis: Tokens, reference: Tokens, order: int) -> float:
     """F1 of n-grams, repetitions clipped."""
-    one, other = (_ngrams([t for t in found if not t.isspace()], order) for found in (hypothesis, reference))
+    return _overlap(_Words(hypothesis), _Words(reference), order)
+
+
+def _overlap(said: _Words, known: _Words, order: int) -> float:
+    one, other = said.plain_ngrams[order - 1], known.plain_ngrams[order - 1]
     return _f1((one & other).total(), one.total(), other.total())
 
 
-def _ngrams(words: Tokens, order: int) -> Counter[tuple[str, ...]]:
-    return Counter(tuple(words[i : i + order]) for i in range(len(words) - order + 1))
+def _ngrams(words: Tokens, order: int) -> Ngrams:
+    return Counter(zip(*(words[start:] for start in range(order)), strict=False))
 
 
 def _f1(matched: int, made: int, wanted: int) -> float:
     return 2 * matched / (made + wanted) if matched else 0.0
 
 
+def _subsequences(one: Tokens, other: Tokens) -> list[int]:
+    """Lengths of longest common subsequences, a row for the first 0, 1, ... tokens of `one`, in bits (Hyyrö 2004).
+
+    Bit j of a row is 0 where the j-th token of `other` makes the subsequence longer: with the first j tokens of `other`
+    it has as many tokens as there are zeros below bit j.
+    """
+    places: dict[str, int] = {}
+    for j, token in enumerate(other):
+        places[token] = places.get(token, 0) | 1 << j
+    whole = (1 << len(other)) - 1
+    rows = [whole]
+    for token in one:
+        row, here = rows[-1], rows[-1] & places.get(token, 0)
+        rows.append((row + here | row - here) & whole)
+    return rows
+
+
 def _common_subsequence(one: Tokens, other: Tokens) -> list[str]:
     """A longest common subsequence; where several are as long, the one met by going back from the ends."""
-    length = np.zeros((len(one) + 1, len(other) + 1), dtype=np.int32)
-    for i, a in enumerate(one, 1):
-        for j, b in enumerate(other, 1):
-            length[i, j] = length[i - 1, j - 1] + 1 if a == b else max(length[i - 1, j], length[i, j - 1])
+    rows = _subsequences(one, other)
     found, i, j = [], len(one), len(other)
     while i and j:
         if one[i - 1] == other[j - 1]:
             found.append(one[i - 1])
             i, j = i - 1, j - 1
-        elif length[i - 1, j] > length[i, j - 1]:
-            i -= 1
-        else:
+        elif rows[i] >> (j - 1) & 1:  # that token of `other` makes nothing longer
             j -= 1
+        else:
+            i -= 1
     return found[::-1]

@@ -183,6 +183,27 @@ class Preference(nn.Module):
         return selected + self.out(fused)
 
 
+class Unselected(nn.Module):
+    """No preference extraction: the history's embeddings go on as they are (Table 2, "w/ history" and "w/ PSS")."""
+
+    def forward(
+        self,
+        text: Float[Tensor, "B M T D"],
+        words: Bool[Tensor, "B M T"],
+        image: Float[Tensor, "B N P D"],
+        clicked: Bool[Tensor, "B N"],
+        generator: Noise = None,
+    ) -> Fused:
+        """As `Preference`, with everything selected that is no padding."""
+        cells = clicked[:, :, None].expand(image.shape[:3])
+        return Fused(text, image, _everything(text, words), _everything(image, cells))
+
+
+def _everything(tokens: Float[Tensor, "B N L D"], valid: Bool[Tensor, "B N L"]) -> Selection:
+    mask = valid.flatten(1, 2).float()
+    return Selection(tokens.flatten(1, 2) * mask[..., None].to(tokens.dtype), mask, mask)
+
+
 class ReleaseExtractor(RelevanceExtractor):
     """As the authors' release has it: the mask is on what comes out of the encoder, and a layer follows."""
 
@@ -212,6 +233,13 @@ class ReleasePreference(Preference):
 
     def _finish(self, selected: Tensor, fused: Tensor) -> Tensor:
         return self.out(self.norm(fused))
+
+
+def preference_of(config: UniAdGenConfig) -> Preference | Unselected:
+    """Preference extraction as the config has it, or none."""
+    if config.extractor_layers == 0:
+        return Unselected()
+    return ReleasePreference(config) if config.variant == "release" else Preference(config)
 
 
 class PreferenceControl(nn.Module):

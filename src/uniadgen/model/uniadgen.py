@@ -17,7 +17,7 @@ from uniadgen.model import vq
 from uniadgen.model.bases import load_base
 from uniadgen.model.configuration import UniAdGenConfig
 from uniadgen.model.foreground import Foreground, ReleaseForeground, drop_rows, hook_control
-from uniadgen.model.preference import Fused, Noise, Preference, PreferenceControl, ReleasePreference, RelevanceExtractor
+from uniadgen.model.preference import Fused, Noise, Preference, PreferenceControl, RelevanceExtractor, preference_of
 
 
 class Losses(NamedTuple):
@@ -42,7 +42,7 @@ class UniAdGenForConditionalGeneration(JanusForConditionalGeneration):
         vq.use_patches(self.model.vqmodel, config)
         release = config.variant == "release"
         self.foreground = ReleaseForeground(config) if release else Foreground(config)
-        self.preference = ReleasePreference(config) if release else Preference(config)
+        self.preference = preference_of(config)
         if config.preference_control:
             self.preference_control = PreferenceControl(config.text_config.hidden_size)
         for unused in (self.model.vision_model, self.model.aligner):  # parts of Janus off our path
@@ -196,8 +196,8 @@ class UniAdGenForConditionalGeneration(JanusForConditionalGeneration):
     def add_preference(
         self, control: Float[Tensor, "B K C"], batch: Batch, fused: Fused | None
     ) -> Float[Tensor, "B K C"]:
-        """The product's control and, where the config has it, the history's."""
-        if fused is None or not self.config.preference_control:
+        """The product's control and, where the config has it and pictures of the history are seen, the history's."""
+        if fused is None or not self.config.preference_control or not fused.image.shape[2]:
             return control
         return control + self.preference_control(fused.image, batch.clicked, control.shape[1])
 

@@ -3,6 +3,7 @@
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,22 +27,26 @@ from uniadgen.train.words import start_words
 from uniadgen.world.shoppers import Shop
 
 
-def train_recipe(config: Config, folder: Path) -> Path:
+def train_recipe(config: Config, folder: Path, shared: Path | None = None) -> Path:
     """Runs every stage that is not yet done; returns the folder of weights. Killed at any point, it goes on there.
 
+    `shared` is another folder for the pictures, the tokenizer and the VQ: of several recipes, or of an earlier run.
     Raises `ValueError` for a recipe that starts from a base model, and for a folder of another config.
     """
     if config.world is None or config.vq_train is None:
         raise ValueError(f"recipe {config.name!r} fine-tunes a base model, expected one that trains from scratch: nano")
     keep_config(config, folder)
-    stock = _render(config, folder / "stock")
-    tokenizer = _tokenizer(config, folder / "tokenizer")
+    if shared is not None:
+        _share(config, shared)
+    home = shared or folder
+    stock = _render(config, home / "stock")
+    tokenizer = _tokenizer(config, home / "tokenizer")
     model, layout = weights.build(config, tokenizer)
-    trained_vq = _train_vq(config, model, stock, folder / "vq")
+    trained_vq = _train_vq(config, model, stock, home / "vq")
     model.model.vqmodel.load_state_dict(trained_vq.vq.state_dict())
     model.model.vqmodel.requires_grad_(False)
     _start_codes(model)
-    codes = _code_stock(config, model, stock, folder / "stock")
+    codes = _code_stock(config, model, stock, home / "stock")
     if config.words_train is not None and not checkpoints(folder / "model"):
         _train_words(
             config, model, tokenizer, AdWorldSource(config, stock, codes[0], codes[1][:, :0]), folder / "words"
@@ -51,6 +56,36 @@ def train_recipe(config: Config, folder: Path) -> Path:
     train(model, rows.batches, config.train, folder / "model", what="model", sample=sheet.draw, numbers=rows.numbers)
     weights.save(folder / "weights", model, layout, torch.float16)
     return folder / "weights"
+
+
+_OF_STOCK = (
+    "vocab_size",
+    "num_codes",
+    "code_size",
+    "vq_patch",
+    "vq_channels",
+    "vq_multiplier",
+    "vq_blocks",
+    "vq_latent",
+)
+
+
+def _share(config: Config, folder: Path) -> None:
+    """Takes a folder for what recipes share; `ValueError` where it holds that of others."""
+    if not (folder / "recipe.json").exists():
+        keep_config(config, folder)
+    found = Config.load(folder / "recipe.json")
+    if _stock_settings(found) != _stock_settings(config):
+        raise ValueError(
+            f"{folder} holds pictures, tokenizer and VQ of another config ({found.name}), expected those of "
+            f"{config.name}: choose another folder"
+        )
+
+
+def _stock_settings(config: Config) -> list[Any]:
+    """All that pictures, tokenizer, VQ and codes depend on."""
+    sizes = [getattr(config.model, name) for name in _OF_STOCK]
+    return [config.world, config.vq_train, config.data.image_size, config.data.click_size, *sizes]
 
 
 def _render(config: Config, folder: Path) -> Stock:

@@ -1,0 +1,107 @@
+"""From names to a report: loads models, finds requests, makes what is missing, measures, and says who is better."""
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from uniadgen.config import StagesConfig, nearest
+from uniadgen.data.listing import read_listing
+from uniadgen.evaluate.contenders import BASELINES, Contender, contenders_of, models_of, world_of
+from uniadgen.evaluate.harness import Seeds, measure
+from uniadgen.evaluate.measures import PICTURES, Setting, settings_of
+from uniadgen.evaluate.report import Report
+from uniadgen.evaluate.requests import ListedRequests, Requests, WorldRequests
+from uniadgen.evaluate.scorers import BY_DEFAULT, SCORERS, scorers_of
+from uniadgen.evaluate.summary import summarise
+from uniadgen.pipeline import AdGenerator
+
+IN_WORLD = ("no_history", "unbound", "truth")  # baselines by default
+ELSEWHERE = ("no_history",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is to be compared on what."""
+
+    models: Sequence[str]
+    baselines: Sequence[str] | None = None  # None: `IN_WORLD`, or `ELSEWHERE` on one's own data
+    metrics: Sequence[str] = BY_DEFAULT
+    requests: int = 200
+    seeds: Seeds = Seeds()  # noqa: RUF009
+    reference: str = ""  # of all tests; by default the first model
+    data: Path | None = None  # a dataset, JSON lines or PAd1M's JSON, instead of AdWorld
+    pictures: Path | None = None
+    split: str = "test"
+    picture: str = "pasted"  # which picture is compared with the target's, see `Setting`
+    stages: StagesConfig | None = None  # the server that the baseline llm asks
+
+    def __post_init__(self) -> None:
+        for what, names, known in (
+            ("baseline", self.baselines or (), BASELINES),
+            ("metric", self.metrics, SCORERS),
+            ("picture", [self.picture], PICTURES),
+        ):
+            if wrong := [name for name in names if name not in known]:
+                raise ValueError(f"unknown {what} {wrong[0]!r}{nearest(wrong[0], list(known))}")
+        if "llm" in (self.baselines or ()) and not (self.stages and self.stages.llm_url and self.stages.llm_model):
+            raise ValueError(
+                "the baseline llm asks a server, got none: --set stages.llm_url=http://localhost:8000/v1 "
+                "--set stages.llm_model=NAME"
+            )
+
+
+def evaluate(plan: Plan, folder: Path) -> Report:
+    """Carries a plan out in a folder, where ads are kept and the report is written. Run it again: it goes on.
+
+    Raises `ValueError` for what the plan names and is not there.
+    """
+    models = models_of(plan.models)
+    baselines = plan.baselines if plan.baselines is not None else IN_WORLD if plan.data is None else ELSEWHERE
+    contenders = contenders_of(plan.models, models, baselines, plan.stages)
+    reference = plan.reference or contenders[0].name
+    if reference not in [contender.name for contender in contenders]:
+        known = ", ".join(contender.name for contender in contenders)
+        raise ValueError(f"the reference is {reference!r}, expected one of {known}")
+    requests = _requests(plan, models)
+    world = requests.world if isinstance(requests, WorldRequests) else None
+    scorers = scorers_of(plan.metrics, Setting(world, plan.picture))
+    folder.mkdir(parents=True, exist_ok=True)
+    measured = measure(contenders, requests, scorers, folder / "ads", plan.seeds)
+    lines = summarise(measured, contenders, reference, plan.seeds.first)
+    told = {scorer.name: settings_of(scorer) for scorer in scorers}
+    report = Report(tuple(lines), measured, _settings(plan, contenders, requests, reference, told))
+    report.save(folder)
+    return report
+
+
+def _requests(plan: Plan, models: dict[str, AdGenerator]) -> Requests:
+    if plan.data is None:
+        side = max(generator.config.data.image_size for generator in models.values())
+        return WorldRequests(world_of(models), side, plan.requests, plan.seeds.first)
+    return ListedRequests(read_listing(plan.data, plan.pictures, plan.split), plan.requests, plan.data)
+
+
+def _settings(
+    plan: Plan, contenders: Sequence[Contender], requests: Requests, reference: str, scorers: dict[str, Any]
+) -> dict[str, Any]:
+    """All that leads to the same report again."""
+    left_out = [found._asdict() for found in requests.left_out]
+    return {
+        "reference": reference,
+        "first_seed": plan.seeds.first,
+        "seeds": plan.seeds.number,
+        "requests": {"number": len(requests), "left_out": left_out} | requests.settings,
+        "generators": {contender.name: contender.settings for contender in contenders},
+        "scorers": scorers,
+        "machine": {
+            "uniadgen": version("uniadgen"),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "threads": torch.get_num_threads(),
+        },
+    }
