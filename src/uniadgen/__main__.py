@@ -36,7 +36,7 @@ app.add_typer(data_app, name="data")
 
 # The module that is missing -> the extra that brings it.
 EXTRAS = {"duckdb": "data", "pyarrow": "data", "fsspec": "data", "aiohttp": "data", "matplotlib": "data", "ray": "ray"}
-EXTRAS |= {"accelerate": "train", "peft": "train", "sacrebleu": "eval"}
+EXTRAS |= {"accelerate": "train", "peft": "train"}
 
 
 def plainly(command: Callable[..., None]) -> Callable[..., None]:

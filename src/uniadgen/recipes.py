@@ -1,4 +1,4 @@
-"""nano, nano_words and its ablations, paper_1b, paper_7b, official_7b: functions that return a Config."""
+"""nano and its ablations, nano_words, paper_1b, paper_7b, official_7b: functions that return a Config."""
 
 from collections.abc import Callable
 from dataclasses import replace

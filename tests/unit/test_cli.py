@@ -16,7 +16,8 @@ from conftest import TINY
 from uniadgen import __main__, files
 from uniadgen.__main__ import app
 
-COMMANDS = ("generate", "train", "evaluate", "demo", "world sheet", "world log", "data validate", "data build")
+COMMANDS = ("generate", "train", "evaluate", "reproduce", "demo", "world sheet", "world log", "bench text")
+COMMANDS += ("data validate", "data build")
 
 
 def call(*arguments: object) -> Result:
@@ -140,6 +141,8 @@ OTHER_MISTAKES = [
     (("evaluate", "nano", "--reference", "mini"), "the reference is 'mini', expected one of nano, nano no_history"),
     (("evaluate", "nano", "--data", "gone"), "gone: expected the folder of a finished dataset"),
     (("evaluate", "nano", "--baselines", "llm"), "the baseline llm asks a server, got none: --set stages.llm_url"),
+    (("reproduce", "table5"), r"unknown table 'table5'; did you mean 'table\d'\?"),
+    (("reproduce", "table2", "--out", "notes.txt"), "notes.txt: is a file, expected a folder"),
     (("demo", "--out", "gone"), "gone: no such folder"),
     (("demo", "--model", "no-model"), "no-model"),
     (("world", "sheet", "sheet.gif"), "cannot write .gif"),

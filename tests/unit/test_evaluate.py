@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +20,10 @@ from uniadgen.evaluate import harness
 from uniadgen.evaluate.cache import AdCache, fingerprint_of
 from uniadgen.evaluate.contenders import Contender, Truth
 from uniadgen.evaluate.harness import APART, Measured, Row, Seeds, measure
+from uniadgen.evaluate.listed import ListedRequests
 from uniadgen.evaluate.measures import Measure, Setting
 from uniadgen.evaluate.report import Report, as_markdown, table
-from uniadgen.evaluate.requests import LeftOut, ListedRequests, Request
+from uniadgen.evaluate.requests import LeftOut, Request
 from uniadgen.evaluate.run import Plan
 from uniadgen.evaluate.scorers import AgainstTarget, ChecksScorer, PastedScorer, TextScorer, scorers_of
 from uniadgen.evaluate.summary import interval_of, summarise
@@ -145,6 +148,12 @@ def test_a_line_that_is_wrong_is_named(lines: Path, change: dict[str, Any], mess
 def test_a_file_without_samples_is_refused(lines: Path) -> None:
     with pytest.raises(ValueError, match="has no samples, expected at least one"):
         listed(write_lines(lines, []))
+
+
+def test_adworld_needs_no_extra() -> None:
+    script = "import sys; sys.modules |= dict.fromkeys(('pyarrow', 'duckdb', 'accelerate', 'sacrebleu')); "
+    script += "import uniadgen.evaluate.run"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
 # ads kept and measured

@@ -29,6 +29,7 @@ class ImageOnly(AdGenerator):
     """Of the clicks that product similarity sampling draws, the model sees the pictures alone."""
 
     def encode_clicks(self, clicks: Sequence[Click]) -> list[Shown]:
+        """No titles."""
         return [Shown("", shown.codes) for shown in super().encode_clicks(clicks)]
 
 
@@ -36,6 +37,7 @@ class TextOnly(AdGenerator):
     """Of the clicks that product similarity sampling draws, the model sees the titles alone."""
 
     def encode_clicks(self, clicks: Sequence[Click]) -> list[Shown]:
+        """No pictures, and none is coded."""
         return [Shown(click.text, np.zeros(0, np.int64)) for click in clicks]
 
 

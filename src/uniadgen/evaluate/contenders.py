@@ -12,8 +12,8 @@ from uniadgen.baselines.copied import Copy, Retrieve
 from uniadgen.baselines.generator import Generator
 from uniadgen.baselines.llm import Writer
 from uniadgen.config import StagesConfig, WorldConfig
-from uniadgen.data.checkpoints import fingerprint
 from uniadgen.data.cutout import squash
+from uniadgen.evaluate.cache import fingerprint_of_model
 from uniadgen.pipeline import ENLARGE, SHIPPED, AdGenerator
 from uniadgen.records import Ad, Example
 
@@ -71,15 +71,20 @@ def contenders_of(
     """All that are compared: every model, what each becomes under its own baselines, and the other ones.
 
     `names` are those that `models_of` was given, `baselines` some of `BASELINES`; `stages`: the server of `llm`.
+    Raises `ValueError` where two have one name.
     """
     found = []
     for given, (name, generator) in zip(names, models.items(), strict=True):
-        weights = fingerprint(_folder(given.partition("=")[2] or name))
+        weights = fingerprint_of_model(_folder(given.partition("=")[2] or name))
         found.append(_own(name, "model", generator, generator, weights))
         for baseline in (b for b in baselines if b in OWN):
             found.append(_own(f"{name} {baseline}", baseline, generator, OWN[baseline](generator), weights))
     side = max(generator.config.data.image_size for generator in models.values())
-    return found + [_other(baseline, side, stages) for baseline in baselines if baseline not in OWN]
+    found += [_other(baseline, side, stages) for baseline in baselines if baseline not in OWN]
+    if len({contender.name for contender in found}) < len(found):
+        listed = ", ".join(contender.name for contender in found)
+        raise ValueError(f"got the generators {listed}, expected different names: write NAME=FOLDER")
+    return found
 
 
 def _folder(name: str) -> Path:

@@ -71,7 +71,7 @@ def measure(
     folder: Path,
     seeds: Seeds = Seeds(),  # noqa: B008
 ) -> Measured:
-    """Makes what is not yet in `folder`, and measures it; memory does not grow with the number of requests.
+    """Makes what is not yet in `folder`, and measures it; of all requests only the values are held at once.
 
     Raises `ValueError` where no request can be used, or a scorer gives other than one value for each.
     """
@@ -153,9 +153,9 @@ class _Harness:
     def _add(self, name: str, scores: dict[str, Values], before: int) -> None:
         """Appends values; a measure that is new here, or not made this time, is not defined elsewhere."""
         held, number = self.found.values[name], len(self.found.rows)
-        for measure in dict.fromkeys((*held, *scores)):
-            old = held.get(measure, np.full(before, np.nan))
-            held[measure] = np.concatenate([old, scores.get(measure, np.full(number - before, np.nan))])
+        for key in dict.fromkeys((*held, *scores)):
+            old = held.get(key, np.full(before, np.nan))
+            held[key] = np.concatenate([old, scores.get(key, np.full(number - before, np.nan))])
 
     def _draw(self, contender: Contender, made: Sequence[Ad], asked: Sequence[Request]) -> None:
         targets = [request.example.target for request in asked[:DRAWN]]

@@ -9,25 +9,31 @@ class Row(NamedTuple):
 
     name: str
     recipe: str
-    numbers: tuple[float | None, ...]  # one for each of the table's measures; None: not printed
+    numbers: tuple[float | None, ...]  # one for each of the table's columns; None: not printed
+
+
+class Column(NamedTuple):
+    """One measure: the paper's name, ours of the same (none: we have no such measure), the digits that are printed."""
+
+    name: str
+    key: str
+    digits: int = 3
 
 
 @dataclass(frozen=True)
 class PaperTable:
-    """A table of the paper. `measures` are the paper's names, `keys` ours of the same; None where we have none."""
+    """A table of the paper."""
 
     number: int
     what: str
-    measures: tuple[str, ...]
-    keys: tuple[str | None, ...]
+    columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     reference: str  # the row that all others are tested against
     beside: tuple[str, ...]  # our keys of what AdWorld tells and the paper has not
     metrics: tuple[str, ...]  # the scorers of all these
 
 
-_PERSONAL = ("PBS", "BLEU", "ROUGE")
-_KEYS = ("pbs", "bleu", "rouge_l")
+_PERSONAL = (Column("PBS", "pbs"), Column("BLEU", "bleu"), Column("ROUGE", "rouge_l"))
 _BESIDE = ("palette", "layout", "lighting", "liked", "manner")
 _METRICS = ("pbs", "text", "style", "words")
 
@@ -35,8 +41,15 @@ TABLES: Final = {
     "table1": PaperTable(
         1,
         "General advertisement generation: no shopper is known. Other systems were measured by the paper alone.",
-        ("ASE", "IR", "PS", "Human Eval, picture, %", "m-BLEU", "m-ROUGE", "Human Eval, text, %"),
-        ("ase", "image_reward", "pick_score", None, "m_bleu", "m_rouge", None),
+        (
+            Column("ASE", "ase", 2),
+            Column("IR", "image_reward"),
+            Column("PS", "pick_score"),
+            Column("Human Eval, picture, %", "", 2),
+            Column("m-BLEU", "m_bleu"),
+            Column("m-ROUGE", "m_rouge"),
+            Column("Human Eval, text, %", "", 2),
+        ),
         (
             Row("GPT-4o + ReliableAd", "", (5.26, -1.491, 20.888, 93.80, None, None, None)),
             Row("Qwen2.5vl + ReliableAd", "", (5.29, -1.516, 20.890, 95.20, None, None, None)),
@@ -59,7 +72,6 @@ TABLES: Final = {
         2,
         "Personalised generation, part by part. Other systems were measured by the paper alone.",
         _PERSONAL,
-        _KEYS,
         (
             Row("Pigeon", "", (0.624, None, None)),
             Row("Flux-Kontext", "", (0.514, None, None)),
@@ -78,7 +90,6 @@ TABLES: Final = {
         3,
         "History length: how many clicks the model is shown. nano's own length is 6, which the paper has not.",
         _PERSONAL,
-        _KEYS,
         (
             Row("0", "nano_baseline", (0.617, 0.225, 0.525)),
             Row("3", "nano_3_clicks", (0.631, 0.375, 0.615)),
@@ -96,7 +107,6 @@ TABLES: Final = {
         4,
         "Sampling strategy: which clicks the full model is shown.",
         _PERSONAL,
-        _KEYS,
         (
             Row("Random Sampling", "nano_at_random", (0.610, 0.431, 0.656)),
             Row("Most-similar Sampling", "nano_most_similar", (0.618, 0.439, 0.663)),

@@ -80,18 +80,18 @@ def reproduce(name: str, folder: Path, how: Reproduction) -> Beside:
 
 
 def trained(name: str, folder: Path, how: Reproduction) -> Path:
-    """The weights of a recipe, trained unless they are there; several tables share them.
+    """The weights of a recipe, trained unless they are there, or in the run that the stock is of; tables share them.
 
     Raises `ValueError` where the folder has those of other settings.
     """
     config = override(recipe(name), how.settings)
     if how.steps is not None:
         config = override(config, {"train.steps": how.steps})
-    run = folder / "runs" / name
-    weights = run / "weights"
-    if (weights / RECIPE).is_file() and Config.load(weights / RECIPE) == config:
-        return weights
-    return train_recipe(config, run, how.stock or folder / "stock")
+    stock, run = how.stock or folder / "stock", folder / "runs" / name
+    for weights in (stock / "weights", run / "weights"):
+        if (weights / RECIPE).is_file() and Config.load(weights / RECIPE) == config:
+            return weights
+    return train_recipe(config, run, stock)
 
 
 def side_by_side(paper: PaperTable, report: Report, configs: Sequence[Config]) -> Beside:
@@ -100,20 +100,21 @@ def side_by_side(paper: PaperTable, report: Report, configs: Sequence[Config]) -
     known = {key for _, key in found}
     shown = [key for key in paper.beside if key in known]
     header = ["row"]
-    for measure, key in zip(paper.measures, paper.keys, strict=True):
-        header += [f"{measure}, paper", *([f"{measure}, here"] if key in known else [])]
+    for column in paper.columns:
+        header += [f"{column.name}, paper", *([f"{column.name}, here"] if column.key in known else [])]
     header += [measure_of(key).name for key in shown]
     rows = []
     for row in paper.rows:
         cells = [row.name]
-        for number, key in zip(row.numbers, paper.keys, strict=True):
-            cells += ["–" if number is None else f"{number:g}", *([_cell(found, row, key)] if key in known else [])]
+        for number, column in zip(row.numbers, paper.columns, strict=True):
+            cells.append("–" if number is None else f"{number:.{column.digits}f}")
+            cells += [_cell(found, row, column.key)] if column.key in known else []
         rows.append((*cells, *(_cell(found, row, key) for key in shown)))
     return Beside(_title(paper, report, configs), tuple(header), rows)
 
 
-def _cell(found: Mapping[tuple[str, str], Line], row: Row, key: str | None) -> str:
-    line = found.get((row.name, key or ""))
+def _cell(found: Mapping[tuple[str, str], Line], row: Row, key: str) -> str:
+    line = found.get((row.name, key))
     if line is None:
         return "–"
     form = measure_of(line.key).form.format

@@ -10,12 +10,11 @@ from typing import Any
 import torch
 
 from uniadgen.config import StagesConfig, nearest
-from uniadgen.data.listing import read_listing
 from uniadgen.evaluate.contenders import BASELINES, Contender, contenders_of, models_of, world_of
 from uniadgen.evaluate.harness import Seeds, measure
 from uniadgen.evaluate.measures import PICTURES, Setting, settings_of
 from uniadgen.evaluate.report import Report
-from uniadgen.evaluate.requests import ListedRequests, Requests, WorldRequests
+from uniadgen.evaluate.requests import Requests, WorldRequests
 from uniadgen.evaluate.scorers import BY_DEFAULT, SCORERS, scorers_of
 from uniadgen.evaluate.summary import summarise
 from uniadgen.pipeline import AdGenerator
@@ -83,6 +82,9 @@ def _requests(plan: Plan, models: dict[str, AdGenerator]) -> Requests:
     if plan.data is None:
         side = max(generator.config.data.image_size for generator in models.values())
         return WorldRequests(world_of(models), side, plan.requests, plan.seeds.first)
+    from uniadgen.data.listing import read_listing  # these need an extra, which AdWorld does not
+    from uniadgen.evaluate.listed import ListedRequests
+
     return ListedRequests(read_listing(plan.data, plan.pictures, plan.split), plan.requests, plan.data)
 
 

@@ -11,7 +11,7 @@ from uniadgen.evaluate.measures import Scorer, Setting, Values
 from uniadgen.evaluate.requests import Request
 from uniadgen.evaluate.truth import StyleScorer, WordsScorer
 from uniadgen.metrics.check import CheckReport, check
-from uniadgen.metrics.text import score_texts, signature
+from uniadgen.metrics.text import SIGNATURE, score_texts
 from uniadgen.records import Ad
 
 SCORES: Final = ("bleu", "rouge_l", "m_bleu", "m_rouge")
@@ -28,7 +28,7 @@ class TextScorer:
     def __init__(self, profile: str) -> None:
         self.name = "text" if profile == "paper" else f"text_{profile}"
         self.profile, self.prefix = profile, "" if profile == "paper" else f"{profile}_"
-        self.settings = {"profile": profile, "signature": signature()}
+        self.settings = {"profile": profile, "signature": SIGNATURE}
 
     def score(self, made: Sequence[Ad], asked: Sequence[Request]) -> dict[str, Values]:
         """Scores in [0, 1]; an empty text scores 0. Without a history nothing is like it: NaN."""

@@ -57,11 +57,10 @@ def summarise(measured: Measured, contenders: Sequence[Contender], reference: st
         raise ValueError(f"the reference is {reference!r}, expected one of {', '.join(names)}")
     lines = []
     for key in measured.measures:
-        rng = np.random.default_rng([seed, crc32(key.encode())])
         made = [c for c in contenders if _defined(measured.values[c.name].get(key))]
-        found = [_line(measured, contender, key, rng) for contender in made]
+        found = [_line(measured, contender, key, seed) for contender in made]
         if reference in [contender.name for contender in made]:
-            found = _compared(measured, found, key, reference, rng)
+            found = _compared(measured, found, key, reference, seed)
         lines += found
     return lines
 
@@ -70,11 +69,16 @@ def _defined(values: Values | None) -> bool:
     return values is not None and not np.isnan(values).all()
 
 
-def _line(measured: Measured, contender: Contender, key: str, rng: np.random.Generator) -> Line:
+def _generator(seed: int, *names: str) -> np.random.Generator:
+    """Its own for each line: who else is compared does not matter."""
+    return np.random.default_rng([seed, *(crc32(name.encode()) for name in names)])
+
+
+def _line(measured: Measured, contender: Contender, key: str, seed: int) -> Line:
     measure, values = measure_of(key), measured.values[contender.name][key]
     here = ~np.isnan(values)
     shoppers = [row.shopper for row, counts in zip(measured.rows, here, strict=True) if counts]
-    interval, how = interval_of(measure, values[here], shoppers, rng)
+    interval, how = interval_of(measure, values[here], shoppers, _generator(seed, key, contender.name))
     aim = measure.aims.get(contender.role)
     target = "" if aim is None else f"at {'least' if aim.at_least else 'most'} {_bound(measure, aim.bound)}"
     met = None if aim is None else aim.met(interval.value)
@@ -114,17 +118,13 @@ def interval_of(
     return bootstrap(mean_of(values), shoppers, rng), "bootstrap"
 
 
-def _compared(
-    measured: Measured, lines: Sequence[Line], key: str, reference: str, rng: np.random.Generator
-) -> list[Line]:
+def _compared(measured: Measured, lines: Sequence[Line], key: str, reference: str, seed: int) -> list[Line]:
     """The lines with their differences to the reference's."""
-    base = measured.values[reference][key]
-    differences = {
-        line.generator: difference
-        for line in lines
-        if line.generator != reference
-        and (difference := _difference(measured, base, measured.values[line.generator][key], measure_of(key), rng))
-    }
+    base, differences = measured.values[reference][key], {}
+    for name in (line.generator for line in lines if line.generator != reference):
+        rng = _generator(seed, key, name, reference)
+        if found := _difference(measured, base, measured.values[name][key], measure_of(key), rng):
+            differences[name] = found
     adjusted = holm([difference.p for difference in differences.values()])
     family = {
         name: replace(difference, adjusted=p)
