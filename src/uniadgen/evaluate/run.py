@@ -3,13 +3,13 @@
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from uniadgen.config import StagesConfig, nearest
+from uniadgen.evaluate.cache import fingerprint_of_code
 from uniadgen.evaluate.contenders import BASELINES, Contender, contenders_of, models_of, world_of
 from uniadgen.evaluate.harness import Seeds, measure
 from uniadgen.evaluate.measures import PICTURES, Setting, settings_of
@@ -101,7 +101,7 @@ def _settings(
         "generators": {contender.name: contender.settings for contender in contenders},
         "scorers": scorers,
         "machine": {
-            "uniadgen": version("uniadgen"),
+            "code": fingerprint_of_code(),
             "torch": torch.__version__,
             "python": platform.python_version(),
             "threads": torch.get_num_threads(),
