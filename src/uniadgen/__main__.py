@@ -269,7 +269,7 @@ def evaluate(
         str | None,
         typer.Option(
             help="With commas between: style, words, pasted, text, text_strict, text_english, checks_picture, "
-            "checks_text. Default: all but text_strict and text_english, of those whose right answers are known."
+            "checks_text, model. Default: all but text_strict and text_english, where the right answers are known."
         ),
     ] = None,
     data: Annotated[

@@ -70,12 +70,15 @@ def measure(
     scorers: Sequence[Scorer],
     folder: Path,
     seeds: Seeds = Seeds(),  # noqa: B008
+    *,
+    probing: bool = False,
 ) -> Measured:
     """Makes what is not yet in `folder`, and measures it; of all requests only the values are held at once.
 
+    `probing`: models are also measured themselves.
     Raises `ValueError` where no request can be used, or a scorer gives other than one value for each.
     """
-    return _Harness(contenders, requests, scorers, AdCache(folder), seeds).run()
+    return _Harness(contenders, requests, scorers, AdCache(folder), seeds, probing).run()
 
 
 class _Harness:
@@ -86,9 +89,10 @@ class _Harness:
         scorers: Sequence[Scorer],
         cache: AdCache,
         seeds: Seeds,
+        probing: bool,
     ) -> None:
         self.contenders, self.requests, self.scorers = contenders, requests, scorers
-        self.cache, self.seeds = cache, seeds
+        self.cache, self.seeds, self.probing = cache, seeds, probing
         self.found = Measured(values={contender.name: {} for contender in contenders})
         self.asked_of = {contender.name: self._able(contender) for contender in contenders}
 
@@ -129,7 +133,7 @@ class _Harness:
                     scores |= _checked(scorer, scorer.score(made, asked), len(asked))
                 if first:
                     self._draw(contender, made, asked)
-                    if contender.role == "model" and isinstance(contender.generator, AdGenerator):
+                    if self.probing and contender.role == "model" and isinstance(contender.generator, AdGenerator):
                         scores |= probe(contender.generator, asked, seeds)
                 self._add(contender.name, scores, before)
 

@@ -15,7 +15,7 @@ from uniadgen.evaluate.harness import Seeds, measure
 from uniadgen.evaluate.measures import PICTURES, Setting, settings_of
 from uniadgen.evaluate.report import Report
 from uniadgen.evaluate.requests import Requests, WorldRequests
-from uniadgen.evaluate.scorers import BY_DEFAULT, SCORERS, scorers_of
+from uniadgen.evaluate.scorers import BY_DEFAULT, PROBES, SCORERS, scorers_of
 from uniadgen.evaluate.summary import summarise
 from uniadgen.pipeline import AdGenerator
 
@@ -42,7 +42,7 @@ class Plan:
     def __post_init__(self) -> None:
         for what, names, known in (
             ("baseline", self.baselines or (), BASELINES),
-            ("metric", self.metrics, SCORERS),
+            ("metric", self.metrics, [*SCORERS, PROBES]),
             ("picture", [self.picture], PICTURES),
         ):
             if wrong := [name for name in names if name not in known]:
@@ -70,7 +70,8 @@ def evaluate(plan: Plan, folder: Path) -> Report:
     world = requests.world if isinstance(requests, WorldRequests) else None
     scorers = scorers_of(plan.metrics, Setting(world, plan.picture))
     folder.mkdir(parents=True, exist_ok=True)
-    measured = measure(contenders, requests, scorers, folder / "ads", plan.seeds)
+    probing = PROBES in plan.metrics
+    measured = measure(contenders, requests, scorers, folder / "ads", plan.seeds, probing=probing)
     lines = summarise(measured, contenders, reference, plan.seeds.first)
     told = {scorer.name: settings_of(scorer) for scorer in scorers}
     report = Report(tuple(lines), measured, _settings(plan, contenders, requests, reference, told))

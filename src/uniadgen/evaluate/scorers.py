@@ -11,6 +11,7 @@ from uniadgen.evaluate.measures import Scorer, Setting, Values
 from uniadgen.evaluate.requests import Request
 from uniadgen.evaluate.truth import StyleScorer, WordsScorer
 from uniadgen.metrics.check import CheckReport, check
+from uniadgen.metrics.rules import SHIPPED, read_pack
 from uniadgen.metrics.text import SIGNATURE, score_texts
 from uniadgen.records import Ad
 
@@ -83,6 +84,7 @@ class ChecksScorer:
         self.name = f"checks_{part}"
         self.needs = frozenset({"pasted" if part == "picture" else "text"})
         self.part = part
+        self.packs = [read_pack(name) for name in SHIPPED] if part == "text" else []
 
     def score(self, made: Sequence[Ad], asked: Sequence[Request]) -> dict[str, Values]:
         """1 where a check is passed, NaN where it cannot be made; `passed_...` of all of them."""
@@ -96,8 +98,9 @@ class ChecksScorer:
     def _check(self, ad: Ad, request: Request) -> CheckReport:
         product = request.example.product
         if self.part == "picture":
-            return check(ad.picture, cutout.place(product.cutout, ad.picture.width))
-        return check(text=ad.text, selling_points=product.selling_points, description=product.description)
+            return check(ad.picture, cutout.place(product.cutout, ad.picture.width), rules=())
+        words = {"selling_points": product.selling_points, "description": product.description}
+        return check(text=ad.text, rules=self.packs, **words)
 
 
 class AgainstTarget:
@@ -134,9 +137,10 @@ SCORERS: Final[dict[str, Callable[[Setting], Scorer]]] = {
     "checks_picture": lambda setting: ChecksScorer("picture"),
     "checks_text": lambda setting: ChecksScorer("text"),
 }
-BY_DEFAULT: Final = ("style", "words", "pasted", "text", "checks_picture", "checks_text")
+PROBES: Final = "model"  # the name of what is measured of a model itself: `probes`
+BY_DEFAULT: Final = ("style", "words", "pasted", "text", "checks_picture", "checks_text", PROBES)
 
 
 def scorers_of(names: Sequence[str], setting: Setting) -> list[Scorer]:
-    """The scorers of some names of `SCORERS`."""
-    return [SCORERS[name](setting) for name in dict.fromkeys(names)]
+    """The scorers of some names of `SCORERS`, and `PROBES`, which is none."""
+    return [SCORERS[name](setting) for name in dict.fromkeys(names) if name != PROBES]

@@ -15,7 +15,7 @@ from rich.table import Table
 from uniadgen.data.cutout import place
 from uniadgen.metrics.claims import Span, measure_text
 from uniadgen.metrics.product import measure_picture
-from uniadgen.metrics.rules import SHIPPED, Hit, find_claims, read_pack
+from uniadgen.metrics.rules import SHIPPED, Hit, Pack, find_claims, read_pack
 
 
 class Limit(NamedTuple):
@@ -93,19 +93,19 @@ def check(
     text: str | None = None,
     selling_points: Sequence[str] = (),
     description: str = "",
-    rules: Sequence[str] = SHIPPED,
+    rules: Sequence[str | Pack] = SHIPPED,
 ) -> CheckReport:
     """Checks an ad's picture against the product's cut-out, its text against the product's words, or both.
 
     In a square ad the cut-out stands where `uniadgen generate` puts it; in any other it must have the ad's size.
-    `rules` names shipped packs, or YAML files of one's own.
+    `rules` names shipped packs, or YAML files of one's own; for many ads read them once (`read_pack`).
     Raises `ValueError` for a picture without cut-out, nothing to check, or what the measures refuse.
     """
     if picture is None and text is None:
         raise ValueError("got neither a picture nor a text, expected at least one: there is nothing to check")
     if (picture is None) != (cutout is None):
         raise ValueError("got only one of the ad's picture and the product's cut-out, expected both, or neither")
-    packs = [read_pack(name) for name in rules]
+    packs = [rule if isinstance(rule, Pack) else read_pack(rule) for rule in rules]
     findings: list[Finding] = []
     if picture is not None and cutout is not None:
         measures = measure_picture(picture, placed_in(picture, cutout))
