@@ -20,7 +20,7 @@ from uniadgen.model.shards import in_new_folder
 from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration
 from uniadgen.pipeline import to_pictures, to_pixels
 from uniadgen.train.log import progress_bar
-from uniadgen.train.loop import checkpoints, keep_config, train
+from uniadgen.train.loop import keep_config, train
 from uniadgen.train.sheet import SampleSheet, grid
 from uniadgen.train.words import start
 from uniadgen.world.shoppers import Shop
