@@ -30,7 +30,7 @@ from uniadgen.data.prompt import STYLE, TEMPLATES, Layout, Shown, Target  # noqa
 from uniadgen.data.tokenizer import learn_tokenizer  # noqa: E402
 from uniadgen.model import weights  # noqa: E402
 from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration  # noqa: E402
-from uniadgen.recipes import nano, nano_words  # noqa: E402
+from uniadgen.recipes import nano  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -50,6 +50,7 @@ TINY = {
     "model.vq_blocks": 1,
     "model.vq_latent": 16,
     "model.foreground_size": 48,
+    "model.word_preference": 8,
     "vq_train.steps": 4,
     "vq_train.batch_size": 4,
     "words_train.steps": 4,
@@ -73,8 +74,8 @@ TEXTS = (
 
 @pytest.fixture(scope="session")
 def tiny_config() -> Config:
-    """nano, with its first stage of texts, and every size at its smallest."""
-    return override(nano_words(), TINY | {"name": "nano"})
+    """nano, and every size at its smallest."""
+    return override(nano(), TINY)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,4 @@
-"""nano, nano_words, paper_1b, paper_7b, official_7b and the ablations: functions that return a Config."""
-
-from dataclasses import replace
+"""nano, paper_1b, paper_7b, official_7b and the ablations: functions that return a Config."""
 
 from uniadgen.config import (
     Config,
@@ -42,6 +40,7 @@ def nano() -> Config:
             fusion_layers=1,
             preference_heads=4,
             preference_control=True,
+            word_preference=48,
             gumbel_scale=0.1,
             first_cells_weight=20.0,
             code_dropout=0.25,
@@ -61,6 +60,9 @@ def nano() -> Config:
             sample_every=200,
             save_every=100,
         ),
+        words_train=TrainConfig(
+            steps=600, batch_size=16, learning_rate=5e-3, warmup=1, decay=0.5, weight_decay=0.0, save_every=100
+        ),
         generate=GenerateConfig(
             guidance=2.0,
             image_top_k=100,
@@ -70,14 +72,6 @@ def nano() -> Config:
         ),
         world=WorldConfig(),
     )
-
-
-def nano_words() -> Config:
-    """nano that learns texts first, so that they use the kind of selling point a shopper likes: see docs/nano.md."""
-    first = TrainConfig(
-        steps=480, batch_size=16, optimizer="muon", learning_rate=2e-3, warmup=30, weight_decay=0.05, save_every=100
-    )
-    return replace_in(replace(nano(), words_train=first), name="nano_words", train__steps=2800)
 
 
 def paper_7b() -> Config:
@@ -115,7 +109,7 @@ def official_7b() -> Config:
     )
 
 
-RECIPES = {f.__name__: f for f in (nano, nano_words, paper_1b, paper_7b, official_7b)}
+RECIPES = {f.__name__: f for f in (nano, paper_1b, paper_7b, official_7b)}
 
 
 def recipe(name: str) -> Config:

@@ -288,8 +288,8 @@ def says(generator: AdGenerator, monkeypatch, text: str) -> None:
     ids = cycle(generator.layout.tokenizer.encode(text, add_special_tokens=False))
     call = generator.model.text_logits
 
-    def text_logits(hidden):
-        logits = torch.full_like(call(hidden), -1e9)
+    def text_logits(*given):
+        logits = torch.full_like(call(*given), -1e9)
         logits[:, next(ids)] = 0
         return logits
 

@@ -98,6 +98,7 @@ class FastDecoder(Decoder):
             if key not in prefixes:  # nothing of a shopper in it: kept for later ads
                 read = lambda row=row: self._read_prompts(take(batch, [row]), None)[0]  # noqa: E731
                 prefixes[key] = self.engine.prefixes.get(key, read)
+        self.alike = self.model.alike(batch)
         self.control = None
         if "image" in modality:
             which = [clicked.index(first[key]) if first[key] in clicked else -1 for key in keys]
