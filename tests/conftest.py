@@ -10,11 +10,12 @@ from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 from PIL import Image, ImageDraw
 
-# Every annotation is checked at every call in every test. AdWorld is left out: it handles no tensors, and numba
-# compiles its functions. So is the configuration: transformers checks it, and two checkers do not go together.
+# Every annotation is checked at every call in every test. AdWorld and the engine's kernels are left out: they handle no
+# tensors, and numba compiles their functions. So is the configuration: transformers checks it, and two checkers do not
+# go together.
 PACKAGE = Path(find_spec("uniadgen").origin).parent
 MODULES = [".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in sorted(PACKAGE.rglob("*.py"))]
-UNHOOKED = ("uniadgen.world.", "uniadgen.model.configuration")
+UNHOOKED = ("uniadgen.world.", "uniadgen.engine.kernels", "uniadgen.model.configuration")
 # Packages are not named: a package's name stands for all that is below it.
 HOOKED = [name for name in MODULES if not name.startswith(UNHOOKED) and not name.endswith("__init__")]
 checked = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, as Python's typing has it
