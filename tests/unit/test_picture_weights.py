@@ -191,3 +191,15 @@ def test_the_tokenizer_of_another_model_is_refused(models: Path, tmp_path: Path,
     (folder / "tokenizer.json").write_text("{")
     with pytest.raises(ValueError, match="words: the tokenizer is damaged"):
         load(name, folder)
+
+
+def test_the_end_of_a_text_is_the_tokenizers(models: Path, tmp_path: Path) -> None:
+    folder = copied(models / "clip", tmp_path / "end")
+    text = (folder / "config.json").read_text()
+    end = f'"eos_token_id": {metric_models.WORDS["<|endoftext|>"]}'
+    assert end in text
+    (folder / "config.json").write_text(text.replace(end, '"eos_token_id": 2'))
+    load("pickscore", folder)  # as LAION's CLIPs have it
+    (folder / "config.json").write_text(text.replace(end, '"eos_token_id": 7'))
+    with pytest.raises(ValueError, match="the text's end is token 7, expected 513"):
+        load("pickscore", folder)

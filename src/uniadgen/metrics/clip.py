@@ -78,5 +78,10 @@ def load_pickscore(folder: Path, device: torch.device, batch_size: int = BATCH_S
     model = read_clip(folder, device)
     words: Any = model.config.text_config
     tokenizer = read_tokenizer(folder, AutoTokenizer, words.vocab_size)
+    if words.eos_token_id not in (2, tokenizer.eos_token_id):  # 2 stands for "the highest id" in older checkpoints
+        got, expected = words.eos_token_id, tokenizer.eos_token_id
+        raise ValueError(
+            f"{folder}: the text's end is token {got}, expected {expected}: config.json is another model's"
+        )
     encoder = clip_encoder(model, processor_of(folder), device, batch_size, "pickscore")
     return PickScore(model, encoder, Reader(tokenizer, words.max_position_embeddings, "longest"))

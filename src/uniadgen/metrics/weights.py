@@ -17,9 +17,10 @@ from uniadgen.metrics.imagereward import load_imagereward
 from uniadgen.metrics.mocov3 import load_mocov3
 from uniadgen.metrics.pictures import BATCH_SIZE, PictureFeatures, PictureScore
 from uniadgen.metrics.pixels import PROCESSOR
+from uniadgen.model.shards import STEMS
 
 Metric = PictureFeatures | PictureScore
-_TENSORS = tuple(f"{stem}{end}" for stem in ("model.safetensors", "pytorch_model.bin") for end in ("", ".index.json"))
+_TENSORS = (*STEMS, *(f"{stem}.index.json" for stem in STEMS))
 _HF = (("config.json",), (PROCESSOR,), _TENSORS)  # a folder of Hugging Face's layout
 
 
