@@ -298,7 +298,7 @@ def test_a_damaged_picture_is_named_and_not_left_out(means: Encoder, tmp_path: P
 
 @pytest.mark.parametrize(
     ("pictures", "message"),
-    [([], "got no pictures"), ([Image.new("RGB", (8, 500))], "picture 0: 8 x 500 pixels, expected a picture")],
+    [([], "got no pictures"), ([Image.new("RGB", (8, 500))], "picture 0: 8 x 500 pixels, expected a long side")],
 )
 def test_odd_pictures_are_refused(means: Encoder, pictures: list[Image.Image], message: str) -> None:
     with pytest.raises(ValueError, match=message):

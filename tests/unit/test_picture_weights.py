@@ -86,6 +86,9 @@ WORD = "blip.text_encoder.encoder.layer.1.crossattention.self.key.weight"
     [
         ("mocov3", lose(BLOCK), "blocks.1.attn.qkv.bias is missing: this is no ViT of MoCo v3"),
         ("mocov3", lose("module.base_encoder.cls_token"), "cls_token is missing"),
+        ("mocov3", put("module.base_encoder.cls_token"), "cls_token is 3 wide, expected a multiple of 12"),
+        ("mocov3", put("module.base_encoder.pos_embed"), r"pos_embed has shape \(3,\), expected"),
+        ("mocov3", put("module.base_encoder.patch_embed.proj.weight"), r"proj.weight has shape \(3,\), expected"),
         ("mocov3", put("module.base_encoder.extra"), "extra is not expected"),
         ("mocov3", put("fc.weight"), "fc.weight is not expected"),
         ("mocov3", put(BLOCK), r"blocks.1.attn.qkv.bias has shape \(3,\), expected \(144,\)"),

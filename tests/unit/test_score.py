@@ -115,6 +115,7 @@ WRONG = [
     (("--metric", "pickscore", "--prompts", "many.jsonl"), "many.jsonl: a prompt for 3.png, which is not there"),
     (("--metric", "pickscore", "--prompts", "empty.jsonl"), "empty.jsonl: line 2 has no text"),
     (("--metric", "pickscore", "--prompts", "ads/0.json"), "ads/0.json: line 1 is not"),
+    (("--metric", "pickscore", "--prompts", "ads/0.png"), "ads/0.png: line 1 is not"),
 ]
 
 

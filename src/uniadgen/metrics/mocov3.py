@@ -45,7 +45,7 @@ def load_mocov3(folder: Path, device: torch.device, batch_size: int = BATCH_SIZE
     path = next((folder / name for name in FILES if (folder / name).is_file()), folder / FILES[0])
     held = read_pickle(path)
     tensors = held.get("state_dict") if isinstance(held, dict) else None
-    if not isinstance(tensors, dict):
+    if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise ValueError(f"{path}: no state_dict, expected MoCo v3's published checkpoint")
     kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(LEFT_OUT)}
     refuse_tensors(path, (), [name for name in kept if not name.startswith(ENCODER)], (), VERDICT)
@@ -67,6 +67,8 @@ def vit_of(where: Path, tensors: Mapping[str, Tensor]) -> ViTModel:
         config = _config_of(tensors)
     except KeyError as error:
         raise ValueError(f"{where}: {error.args[0]} is missing: {VERDICT}") from None
+    if config.hidden_size % HEADS:
+        raise ValueError(f"{where}: cls_token is {config.hidden_size} wide, expected a multiple of {HEADS}: {VERDICT}")
     with torch.device("meta"):
         model = ViTModel(config, add_pooling_layer=False)
     expected = dict(_published(model.state_dict()))
@@ -76,13 +78,13 @@ def vit_of(where: Path, tensors: Mapping[str, Tensor]) -> ViTModel:
 
 
 def _config_of(tensors: Mapping[str, Tensor]) -> ViTConfig:
-    patch = tensors["patch_embed.proj.weight"].shape[-1]
+    width, patch = tensors["cls_token"].numel(), tensors["patch_embed.proj.weight"].shape[-1]
     return ViTConfig(
-        hidden_size=tensors["cls_token"].shape[-1],
+        hidden_size=width,
         num_hidden_layers=len({name.split(".")[1] for name in tensors if name.startswith("blocks.")}),
         num_attention_heads=HEADS,
-        intermediate_size=tensors["blocks.0.mlp.fc1.weight"].shape[0],
-        image_size=patch * math.isqrt(tensors["pos_embed"].shape[1] - 1),
+        intermediate_size=tensors["blocks.0.mlp.fc1.bias"].numel(),
+        image_size=patch * math.isqrt(tensors["pos_embed"].numel() // width),  # the class token's place is one more
         patch_size=patch,
         layer_norm_eps=1e-6,
     )

@@ -107,7 +107,8 @@ def in_batches(pictures: Iterable[Image.Image], size: int) -> Iterator[list[Imag
 def _decoded(number: int, picture: Image.Image) -> Image.Image:
     where = " ".join(["picture", str(number), str(getattr(picture, "filename", ""))]).rstrip()
     if max(picture.size) > MAX_RATIO * min(picture.size):
-        raise ValueError(f"{where}: {picture.width} x {picture.height} pixels, expected a picture and no line: crop it")
+        size = f"{picture.width} x {picture.height}"
+        raise ValueError(f"{where}: {size} pixels, expected a long side of at most {MAX_RATIO} short ones: crop it")
     try:
         return in_mode(picture, "RGB")
     except (OSError, SyntaxError, ValueError, StructError) as error:

@@ -81,7 +81,7 @@ def _read_prompts(path: Path, names: Sequence[str]) -> list[str]:
     if not path.is_file():
         raise ValueError(f'{path}: no such file, expected lines of {{"picture": name, "prompt": text}}')
     found: dict[str, str] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         if not line.strip():
             continue
         try:
