@@ -251,15 +251,13 @@ def test_the_aesthetic_score_reads_the_normalised_projected_vector(models: Path,
 
 @pytest.fixture(scope="module")
 def means() -> Encoder:
-    """The mean colour of each picture, from its pixels at their own size."""
-    network = lambda pixels: pixels  # noqa: E731
+    """The mean colour of each picture."""
 
     def pixels(batch: list[Image.Image]) -> Tensor:
-        return torch.stack([torch.from_numpy(np.array(p, np.float32).mean((0, 1)) / 255) for p in batch])[
-            ..., None, None
-        ]
+        colours = [torch.from_numpy(np.array(picture, np.float32).mean((0, 1)) / 255) for picture in batch]
+        return torch.stack(colours)[..., None, None]
 
-    return Encoder("means", pixels, lambda seen: network(seen)[..., 0, 0], CPU, 2)
+    return Encoder("means", pixels, lambda seen: seen[..., 0, 0], CPU, 2)
 
 
 def test_what_is_transparent_is_laid_on_white(means: Encoder) -> None:
