@@ -14,7 +14,7 @@ from transformers import ViTConfig, ViTModel
 from uniadgen.metrics.pictures import BATCH_SIZE, Encoder
 from uniadgen.metrics.pixels import IMAGENET_CROP
 from uniadgen.model.convert import Renaming, joined
-from uniadgen.model.shards import check_tensors, read_pickle, refuse_tensors, shapes_of
+from uniadgen.model.shards import check_tensors, refuse_tensors, shapes_of, unpickle
 
 FILES: Final = ("vit-b-300ep.pth.tar", "vit-s-300ep.pth.tar")  # as published
 HEADS: Final = 12  # of ViT-B and of MoCo v3's own ViT-S; shapes do not tell
@@ -43,7 +43,7 @@ def load_mocov3(folder: Path, device: torch.device, batch_size: int = BATCH_SIZE
     Raises `ValueError` for a file that holds more than tensors and numbers, or naming what is missing or too much.
     """
     path = next((folder / name for name in FILES if (folder / name).is_file()), folder / FILES[0])
-    held = read_pickle(path)
+    held = unpickle(path)
     tensors = held.get("state_dict") if isinstance(held, dict) else None
     if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise ValueError(f"{path}: no state_dict, expected MoCo v3's published checkpoint")

@@ -53,18 +53,15 @@ def read(path: Path) -> Iterator[tuple[str, Tensor]]:
     if path.suffix == ".safetensors":
         yield from _read_safetensors(path)
         return
-    held = read_pickle(path)
+    held = unpickle(path)
     if not isinstance(held, dict) or not all(isinstance(value, Tensor) for value in held.values()):
         raise ValueError(f"{path}: got a {type(held).__name__}, expected names and tensors only")
     while held:
         yield held.popitem()
 
 
-def read_pickle(path: Path) -> Any:
-    """What a file of torch.save holds, as long as it is tensors, numbers and texts in plain containers.
-
-    Raises `ValueError` for a file that is cut short or holds anything else: no code of it runs.
-    """
+def unpickle(path: Path) -> Any:
+    """What a file of torch holds, its tensors mapped; `ValueError` as for `read`."""
     try:
         return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError as error:
