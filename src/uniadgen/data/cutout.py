@@ -138,24 +138,21 @@ def paste(painted: Image.Image, canvas: Image.Image) -> Image.Image:
     weight = np.asarray(alpha, np.float32)[..., None] / 255
     near = _blur((weight > 0).astype(np.float32), reach)[..., 0]  # how much of the product is around a pixel
     hole = near > 0.5 / (2 * reach + 1) ** 2
-    ground = _fill(np.asarray(painted, np.float32), hole, weight[..., 0] < 1, reach)
+    ground = _fill(np.asarray(painted, np.float32), hole, weight[..., 0] < 1)
     pixels = weight * np.asarray(canvas.convert("RGB"), np.float32) + (1 - weight) * ground
     return Image.fromarray(np.rint(pixels).astype(np.uint8))
 
 
-def _fill(pixels: np.ndarray, hole: np.ndarray, seen: np.ndarray, reach: int) -> np.ndarray:
-    """Fills what is seen of the hole from outside: the mean of the known pixels around, coarser the deeper inside."""
-    filled, known = pixels * ~hole[..., None], (~hole).astype(np.float32)
-    result = pixels.copy()
-    left = hole & seen
-    for radius in (reach, 3 * reach, 9 * reach):
-        if not left.any():
-            break
-        total = _blur(filled, radius)
-        weight = _blur(known[..., None], radius)
-        found = left & (weight[..., 0] > 1e-3)
+def _fill(pixels: np.ndarray, hole: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Fills what is seen of the hole from outside, ring by ring: every pixel is the mean of those around it."""
+    result, known, radius = pixels.copy(), ~hole, 2
+    while known.any() and (seen & ~known).any():
+        weight = _blur(known[..., None].astype(np.float32), radius)
+        total = _blur(result * known[..., None], radius)
+        found = ~known & (weight[..., 0] > 1e-3)
         result[found] = total[found] / weight[found]
-        left &= ~found
+        known |= found
+        radius += (radius + 1) // 2  # wider and wider, or the middle of a large hole would take long
     return result
 
 
