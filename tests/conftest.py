@@ -10,11 +10,12 @@ from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 from PIL import Image, ImageDraw
 
-# Every annotation is checked at every call in every test. AdWorld is left out: it handles no tensors, and numba
-# compiles its functions. So is the configuration: transformers checks it, and two checkers do not go together.
+# Every annotation is checked at every call in every test. AdWorld and the engine's kernels are left out: they handle no
+# tensors, and numba compiles their functions. So is the configuration: transformers checks it, and two checkers do not
+# go together.
 PACKAGE = Path(find_spec("uniadgen").origin).parent
 MODULES = [".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in sorted(PACKAGE.rglob("*.py"))]
-UNHOOKED = ("uniadgen.world.", "uniadgen.model.configuration")
+UNHOOKED = ("uniadgen.world.", "uniadgen.engine.kernels", "uniadgen.model.configuration")
 # Packages are not named: a package's name stands for all that is below it.
 HOOKED = [name for name in MODULES if not name.startswith(UNHOOKED) and not name.endswith("__init__")]
 checked = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, as Python's typing has it
@@ -30,7 +31,7 @@ from uniadgen.data.prompt import STYLE, TEMPLATES, Layout, Shown, Target  # noqa
 from uniadgen.data.tokenizer import learn_tokenizer  # noqa: E402
 from uniadgen.model import weights  # noqa: E402
 from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration  # noqa: E402
-from uniadgen.recipes import nano, nano_words  # noqa: E402
+from uniadgen.recipes import nano  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -50,6 +51,7 @@ TINY = {
     "model.vq_blocks": 1,
     "model.vq_latent": 16,
     "model.foreground_size": 48,
+    "model.word_preference": 8,
     "vq_train.steps": 4,
     "vq_train.batch_size": 4,
     "words_train.steps": 4,
@@ -73,8 +75,8 @@ TEXTS = (
 
 @pytest.fixture(scope="session")
 def tiny_config() -> Config:
-    """nano, with its first stage of texts, and every size at its smallest."""
-    return override(nano_words(), TINY | {"name": "nano"})
+    """nano, and every size at its smallest."""
+    return override(nano(), TINY)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The command line: demo, generate, check, train, merge, evaluate, data, bench, convert, world."""
+"""The command line: demo, generate, check, score, train, merge, evaluate, data, bench, convert, world."""
 
 import functools
 import json
@@ -439,6 +439,69 @@ def check(
     else:
         Console().print(table(report))
     if not report.passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+@plainly
+def score(
+    pictures: Annotated[Path, typer.Argument(help="A folder of pictures: PNG, WebP, JPEG.")],
+    metric: Annotated[list[str], typer.Option(help="clip, dinov3, mocov3, pickscore, imagereward or ase. Repeatable.")],
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(help="METRIC=FOLDER, where its weights are, or an id of the Hugging Face Hub. Repeatable."),
+    ] = None,
+    beside: Annotated[
+        Path | None, typer.Option(help="For clip, dinov3, mocov3: a folder with the same names, to compare with.")
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help='For pickscore, imagereward: lines of {"picture": "1.png", "prompt": "A red mug."}'),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The CSV to write: a row for each picture.")] = Path("scores.csv"),
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures that a model sees at once.")] = 16,
+    threads: Threads = 0,
+) -> None:
+    """Score pictures with published models: likeness to others, fit to a prompt, beauty.
+
+    Nothing is downloaded unasked: without weights a metric is left out, and a line says which files go where; the
+    others run, and the exit code is 1. What the scores mean, and their traps: docs/picture-metrics.md.
+
+    Example: uniadgen score ads --metric clip --beside clicked --weights clip=clip-vit-large-patch14 --out scores.csv
+
+    Example: uniadgen score ads --metric pickscore --metric ase --prompts prompts.jsonl
+    --weights pickscore=yuvalkirstain/PickScore_v1 --weights ase=ase
+    """
+    files.check_output(out, (".csv",))
+    if wrong := [folder for folder in weights or [] if "=" not in folder]:
+        raise ValueError(f"got --weights {wrong[0]}, expected METRIC=FOLDER")
+    from uniadgen.metrics.weights import load_metrics, source_of
+
+    needs = {name: source_of(name).needs for name in metric}
+    for need, option, given, what in (
+        ("counterparts", "--beside", beside, "the folder of pictures to compare with"),
+        ("prompts", "--prompts", prompts, "what each picture should show"),
+    ):
+        if need in needs.values() and given is None:
+            names = ", ".join(name for name, needed in needs.items() if needed == need)
+            raise ValueError(f"{names}: got no {option}, expected {what}")
+    from uniadgen.metrics import scores
+    from uniadgen.train.log import progress_bar
+
+    use_threads(threads)
+    work = scores.read_work(pictures, beside, prompts)
+    loaded = load_metrics(needs, dict(folder.split("=", 1) for folder in weights or []), batch_size=batch_size)
+    for line in loaded.missing.values():
+        print(f"uniadgen: {line}", file=sys.stderr)
+    columns = {}
+    for name, loaded_metric in loaded.metrics.items():
+        with progress_bar(name, len(work.pictures) * (1 + (needs[name] == "counterparts"))) as bar:
+            columns[name] = scores.run(loaded_metric, work, bar.advance)
+    if columns:
+        files.write_whole(out, lambda path: scores.write_csv(path, work, columns))
+        Console().print(scores.table(columns))
+        print(out)
+    if loaded.missing:
         raise typer.Exit(1)
 
 

@@ -77,6 +77,7 @@ class ModelConfig:
     fusion_layers: int = 4  # release; 0 as well then
     preference_heads: int = 16  # release
     preference_control: bool = False  # the preference tokens also enter as a control, as Eq. 5 does (ours)
+    word_preference: int = 0  # width of the vectors by which words like those clicked become likelier (ours); 0: none
     gumbel_scale: float = 1.0  # size of the noise in training; with cosine scores, 1 is mostly noise
     gumbel_at_inference: bool = False  # the release: True; False so that an ad can be replayed
     # what is trained on a base
@@ -105,6 +106,9 @@ class ModelConfig:
         _expect((self.fusion_layers == 0) == off, "model.fusion_layers", self.fusion_layers, wanted)
         both = self.variant == "release" and off
         _expect(not both, "model.extractor_layers", 0, "more than 0 in the variant release")
+        _expect(self.word_preference >= 0, "model.word_preference", self.word_preference, "0 (none) or more")
+        both = self.word_preference and (self.lora_rank or self.variant == "release")
+        _expect(not both, "model.word_preference", self.word_preference, "0: only training from scratch learns it")
         _expect(0 < self.keep_rate <= 1, "model.keep_rate", self.keep_rate, "a share in (0, 1]")
         for name in ("condition_dropout", "code_dropout"):
             _expect(0 <= getattr(self, name) <= 1, f"model.{name}", getattr(self, name), "a share in [0, 1]")
@@ -370,7 +374,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     vq_train: TrainConfig | None = None  # set where the VQ is trained from scratch
-    words_train: TrainConfig | None = None  # set where texts are learnt first, from histories' titles alone (ours)
+    words_train: TrainConfig | None = None  # how model.word_preference is learnt, after all else (ours)
     train: TrainConfig = field(default_factory=TrainConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     world: WorldConfig | None = None  # set where the data is AdWorld
@@ -380,6 +384,10 @@ class Config:
         for name in ("image_size", "click_size"):
             size = getattr(self.data, name)
             _expect(size % cell == 0, f"data.{name}", size, f"a multiple of {cell} (pixels per image cell)")
+        alone = self.model.word_preference and self.words_train is None
+        _expect(
+            not alone, "words_train", None, "how to train, since model.word_preference is learnt in a stage of its own"
+        )
         if self.model.variant == "release":  # a text, freely written, then a picture with that text in its prompt
             both = self.data.modality == "image+text"
             _expect(both, "data.modality", self.data.modality, "image+text in the variant release")

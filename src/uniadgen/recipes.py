@@ -1,4 +1,4 @@
-"""nano and its ablations, nano_words, paper_1b, paper_7b, official_7b: functions that return a Config."""
+"""nano and its ablations, paper_1b, paper_7b, official_7b: functions that return a Config."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -44,6 +44,7 @@ def nano() -> Config:
             fusion_layers=1,
             preference_heads=4,
             preference_control=True,
+            word_preference=48,
             gumbel_scale=0.1,
             first_cells_weight=20.0,
             code_dropout=0.25,
@@ -63,6 +64,9 @@ def nano() -> Config:
             sample_every=200,
             save_every=100,
         ),
+        words_train=TrainConfig(
+            steps=600, batch_size=16, learning_rate=5e-3, warmup=1, decay=0.5, weight_decay=0.0, save_every=100
+        ),
         generate=GenerateConfig(
             guidance=2.0,
             image_top_k=100,
@@ -74,18 +78,16 @@ def nano() -> Config:
     )
 
 
-def nano_words() -> Config:
-    """nano that learns texts first, so that they use the kind of selling point a shopper likes: see docs/nano.md."""
-    first = TrainConfig(
-        steps=480, batch_size=16, optimizer="muon", learning_rate=2e-3, warmup=30, weight_decay=0.05, save_every=100
-    )
-    return replace_in(replace(nano(), words_train=first), name="nano_words", train__steps=2800)
-
-
 def nano_pss() -> Config:
     """Table 2, "w/ PSS": clicks by product similarity, but nothing extracted from them."""
-    changes = {"model__extractor_layers": 0, "model__fusion_layers": 0, "model__preference_control": False}
-    return replace_in(nano(), name="nano_pss", **changes)
+    return replace_in(
+        replace(nano(), words_train=None),
+        name="nano_pss",
+        model__extractor_layers=0,
+        model__fusion_layers=0,
+        model__preference_control=False,
+        model__word_preference=0,
+    )
 
 
 def nano_history() -> Config:
@@ -159,9 +161,7 @@ def official_7b() -> Config:
 
 
 ABLATIONS = (nano_pss, nano_history, nano_baseline, nano_image, nano_text, nano_at_random, nano_most_similar)
-RECIPES: dict[str, Callable[[], Config]] = {
-    f.__name__: f for f in (nano, nano_words, *ABLATIONS, paper_1b, paper_7b, official_7b)
-}
+RECIPES: dict[str, Callable[[], Config]] = {f.__name__: f for f in (nano, *ABLATIONS, paper_1b, paper_7b, official_7b)}
 RECIPES |= {f"nano_{number}_clicks": partial(nano_clicks, number) for number in (3, 5, 8, 10, 12)}
 
 

@@ -58,11 +58,15 @@ def test_examples_become_weights(tiny_run: Path, tiny_config) -> None:
             assert sheet.width > tiny_config.data.image_size
 
 
-def test_texts_are_learnt_first_from_titles_alone(tiny_run: Path, tiny_config) -> None:
+def test_the_word_preference_is_learnt_last_from_texts(tiny_run: Path, tiny_config) -> None:
     lines = (tiny_run.parent / "words" / "metrics.jsonl").read_text().splitlines()
     metrics = [json.loads(line) for line in lines]
     assert [line["step"] for line in metrics] == list(range(tiny_config.words_train.steps))
     assert all(line["text"] > 0 and line["image"] == 0 for line in metrics)
+    learnt = {name.removeprefix("model.") for name in saved(tiny_run.parent / "words") if name.startswith("model.")}
+    assert {name for name in learnt if name.startswith("word_preference.")} == {
+        f"word_preference.{name}" for name in ("words.weight", "gate.weight", "gate.bias")
+    }
 
 
 def test_weights_are_what_was_trained(tiny_run: Path) -> None:

@@ -12,7 +12,7 @@ from uniadgen.data.batch import Kind
 from uniadgen.data.rows import WINDOW, Rows, Share
 from uniadgen.model import weights
 from uniadgen.train.nano import AdWorldSource, PictureBatches
-from uniadgen.train.words import start_words, together
+from uniadgen.train.words import start, together
 
 
 @pytest.fixture
@@ -129,20 +129,22 @@ def test_processes_that_do_not_divide_a_step_are_refused(rows: Rows, tiny_config
         Rows(tiny_config, rows.layout, rows.source, Share(0, 3))
 
 
-def test_words_that_shoppers_click_together_begin_alike(rows: Rows, tiny_config, model) -> None:
-    embedding = model.get_input_embeddings().weight.data.clone()
-    start_words(embedding, rows)
-    again = model.get_input_embeddings().weight.data.clone()
-    start_words(again, rows)
-    assert torch.equal(embedding, again) and embedding.isfinite().all()
-    moved = (embedding != model.get_input_embeddings().weight).any(1)
-    assert 5 < moved.sum() < len(embedding)
+def test_a_word_preference_begins_with_what_shoppers_click_together(rows: Rows, model) -> None:
+    preference = model.word_preference
+    start(preference, rows)
+    once = preference.words.weight.clone()
+    start(preference, rows)
+    assert torch.equal(once, preference.words.weight) and once.isfinite().all()
+    assert 5 < (once.norm(dim=1) > 0.5).sum() < len(once)
+    model.loss(rows.batches(0)[0], torch.Generator().manual_seed(0)).total.backward()
+    assert all(p.grad.abs().max() > 0 for p in preference.parameters())
 
 
 def test_mutual_information_finds_who_stands_with_whom() -> None:
     rng = np.random.default_rng(0)
     kinds = [np.arange(1, 11), np.arange(11, 21)]  # two kinds of words; a shopper clicks one kind
-    words, met = together((rng.choice(kinds[i % 2], 6) for i in range(200)), 25)
+    words = together((rng.choice(kinds[i % 2], 6) for i in range(200)), 25, 12)
+    met = np.linalg.norm(words, axis=1) > 0.5
     assert met.nonzero()[0].tolist() == list(range(1, 21))
     alike = words[1:21] @ words[1:21].T
     same = np.equal.outer(np.arange(20) < 10, np.arange(20) < 10)

@@ -16,7 +16,7 @@ from uniadgen.config import (
     replace_in,
 )
 from uniadgen.pipeline import SHIPPED
-from uniadgen.recipes import RECIPES, nano, nano_words, paper_1b, paper_7b, recipe
+from uniadgen.recipes import RECIPES, nano, paper_1b, paper_7b, recipe
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_every_recipe_is_saved_and_loaded_as_it_is(name: str, tmp_path) -> None:
 @pytest.mark.parametrize("change", [{"surprise": 1}, {"name": None}])
 def test_a_file_of_another_version_is_refused(change: dict, tmp_path) -> None:
     path = tmp_path / "recipe.json"
-    nano_words().save(path)
+    nano().save(path)
     values = json.loads(path.read_text()) | change
     path.write_text(json.dumps({name: value for name, value in values.items() if value is not None}))
     with pytest.raises(
@@ -225,7 +225,7 @@ def test_a_file_that_is_no_recipe_is_refused(content: str, tmp_path) -> None:
 def test_an_unknown_recipe_offers_the_nearest() -> None:
     with pytest.raises(
         ValueError,
-        match=r"unknown recipe 'nanoo'; did you mean 'nano'\? \(known: nano, .*nano_words, .*paper_7b\)",
+        match=r"unknown recipe 'nanoo'; did you mean 'nano'\? \(known: nano, .*paper_7b\)",
     ):
         recipe("nanoo")
 

@@ -47,8 +47,8 @@ def heard(model, monkeypatch) -> Heard:
     for name, into in (("text_logits", heard.words), ("image_logits", heard.codes)):
         call = getattr(model, name)
 
-        def listening(hidden, call=call, into=into):
-            into.append(call(hidden))
+        def listening(*given, call=call, into=into):
+            into.append(call(*given))
             return into[-1]
 
         monkeypatch.setattr(model, name, listening)
@@ -60,8 +60,8 @@ def terse(model, layout: Layout, monkeypatch):
     """A model that ends a text with a chance of about a fifth after every word."""
     call = model.text_logits
 
-    def text_logits(hidden):
-        logits = call(hidden).clone()
+    def text_logits(*given):
+        logits = call(*given).clone()
         logits[..., layout.end_text] = logits.logsumexp(-1) + np.log(0.25)
         return logits
 
@@ -81,7 +81,8 @@ def forced(model, layout: Layout, rows) -> tuple[list[torch.Tensor], list[torch.
     """Logits of words and of codes, row by row, with the whole sequence read at once as in training."""
     batch = collate(rows, layout.pad_id)
     hidden = model.read(batch)
-    words = [model.lm_head(row[at]) for row, at in zip(hidden, batch.text_loss, strict=True)]
+    written = zip(hidden, batch.text_loss, model.alike(batch), strict=True)
+    words = [model.text_logits(row[at], alike.expand(int(at.sum()), -1)) for row, at, alike in written]
     codes = [model.model.generation_head(row[at]) for row, at in zip(hidden, batch.image_loss, strict=True)]
     return words, codes
 

@@ -93,8 +93,9 @@ def test_so_is_the_release_with_its_chance_and_control_of_its_own(
     tiny_config: Config, layout: Layout, branches, monkeypatch
 ) -> None:
     """Controls of its own at several layers, one cell late; tokens kept by chance: still nobody disturbs another."""
-    changes = {"model.variant": "release", "model.preference_control": False, "model.gumbel_at_inference": True}
-    config = override(tiny_config, {**changes, "generate.connecting_words": ()})
+    changes = {"model.variant": "release", "model.preference_control": False, "model.word_preference": 0}
+    changes |= {"model.gumbel_at_inference": True, "generate.connecting_words": ()}
+    config = override(tiny_config, changes)
     with torch.random.fork_rng():
         torch.manual_seed(3)
         model = UniAdGenForConditionalGeneration(architecture(config, layout.pad_id)).eval()

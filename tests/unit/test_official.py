@@ -288,8 +288,8 @@ def says(generator: AdGenerator, monkeypatch, text: str) -> None:
     ids = cycle(generator.layout.tokenizer.encode(text, add_special_tokens=False))
     call = generator.model.text_logits
 
-    def text_logits(hidden):
-        logits = torch.full_like(call(hidden), -1e9)
+    def text_logits(*given):
+        logits = torch.full_like(call(*given), -1e9)
         logits[:, next(ids)] = 0
         return logits
 
@@ -401,14 +401,14 @@ def test_both_branches_have_the_control_and_the_first_cell_has_none(
     generator: AdGenerator, product, clicks, monkeypatch
 ) -> None:
     controls: list[torch.Tensor] = []
-    forward = generator.engine.layers.forward
+    step = generator.engine.step
 
-    def listening(x, position, attend, control=None):
+    def listening(slots, x, position, control):
         if control is not None:
             controls.append(control)
-        return forward(x, position, attend, control)
+        return step(slots, x, position, control)
 
-    monkeypatch.setattr(generator.engine.layers, "forward", listening)
+    monkeypatch.setattr(generator.engine, "step", listening)
     generator.generate(product, clicks)
     assert len(controls) == 4
     assert (controls[0] == 0).all()

@@ -22,6 +22,9 @@ from uniadgen.model import weights
 from uniadgen.recipes import RECIPES, nano, recipe
 from uniadgen.train.nano import train_recipe
 
+# What all rows have: those whose history is not extracted learn no word preference.
+SMALL = {name: value for name, value in TINY.items() if not name.startswith(("words_train", "model.word_preference"))}
+
 # rows and recipes
 
 
@@ -46,8 +49,10 @@ def test_the_ablation_changes_one_part_at_a_time() -> None:
     ours = nano()
     assert replace_in(baseline, name="nano_pss", data__num_clicks=ours.data.num_clicks) == pss
     assert replace_in(history, name="nano_pss", data__sampler="by_similarity") == pss
-    restored = {"model__extractor_layers": 1, "model__fusion_layers": 1, "model__preference_control": True}
-    assert replace_in(pss, name="nano", **restored) == ours
+    restored = {name: getattr(ours.model, name) for name in ("extractor_layers", "fusion_layers", "preference_control")}
+    restored = {f"model__{name}": value for name, value in restored.items()}
+    words = replace(pss, words_train=ours.words_train)
+    assert replace_in(words, name="nano", model__word_preference=ours.model.word_preference, **restored) == ours
     assert recipe("nano_12_clicks") == replace_in(ours, name="nano_12_clicks", data__num_clicks=12)
     assert recipe("nano_image").data.modality == "image" and recipe("nano_text").data.num_clicks == 0
 
@@ -112,7 +117,7 @@ def test_pictures_tokenizer_and_vq_are_taken_from_another_run(
 
 
 def test_a_row_that_is_trained_is_not_trained_again(tiny_run: Path, tmp_path: Path, monkeypatch) -> None:
-    settings = {name: str(value) for name, value in TINY.items() if not name.startswith("words_train")}
+    settings = {name: str(value) for name, value in SMALL.items()}
     how = Reproduction(stock=tiny_run.parent, steps=1, settings=settings)
     asked = []
 
@@ -127,7 +132,8 @@ def test_a_row_that_is_trained_is_not_trained_again(tiny_run: Path, tmp_path: Pa
     assert trained("nano_pss", tmp_path, how) == first
     assert asked == [("nano_pss", 1, tmp_path / "runs" / "nano_pss", tiny_run.parent)]
     (tmp_path / "nano" / "weights").mkdir(parents=True)  # a run of nano itself: its model is the full one
-    override(nano(), settings | {"train.steps": 1}).save(tmp_path / "nano" / "weights" / "recipe.json")
+    full = override(nano(), settings | {"train.steps": 1, "words_train.steps": 1})
+    full.save(tmp_path / "nano" / "weights" / "recipe.json")
     own = replace(how, stock=tmp_path / "nano")
     assert trained("nano", tmp_path, own) == tmp_path / "nano" / "weights"
     assert len(asked) == 1
@@ -140,7 +146,7 @@ def test_a_table_is_trained_measured_and_set_beside_the_papers(tiny_run: Path, t
     from uniadgen.evaluate import truth
 
     monkeypatch.setattr(truth, "JUDGE_JITTERS", 1)
-    settings = [f"--set={name}={value}" for name, value in TINY.items() if not name.startswith("words_train")]
+    settings = [f"--set={name}={value}" for name, value in SMALL.items()]
     arguments = ["reproduce", "table1", "--out", str(tmp_path / "again"), "--stock", str(tiny_run.parent)]
     result = CliRunner().invoke(app, [*arguments, "--steps", "1", "--requests", "10", *settings])
     assert result.exit_code == 0, result.stderr

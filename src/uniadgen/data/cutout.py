@@ -5,7 +5,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 64_000_000  # 8000 x 8000; a larger picture is refused before it is decoded
 # Where a product stands that comes without a placement of its own: as AdWorld's and most shops' pictures have it.
@@ -135,35 +135,31 @@ def paste(painted: Image.Image, canvas: Image.Image) -> Image.Image:
     painted = painted.convert("RGB").resize(canvas.size, Image.Resampling.BICUBIC)
     alpha = canvas.getchannel("A")
     reach = max(1, canvas.width // 54)
-    hole = alpha.point(_above(0)).filter(ImageFilter.MaxFilter(2 * reach + 1))
-    ground = _fill(np.asarray(painted, np.float32), np.asarray(hole) > 0, reach)
     weight = np.asarray(alpha, np.float32)[..., None] / 255
+    near = _blur((weight > 0).astype(np.float32), reach)[..., 0]  # how much of the product is around a pixel
+    hole = near > 0.5 / (2 * reach + 1) ** 2
+    ground = _fill(np.asarray(painted, np.float32), hole, weight[..., 0] < 1)
     pixels = weight * np.asarray(canvas.convert("RGB"), np.float32) + (1 - weight) * ground
     return Image.fromarray(np.rint(pixels).astype(np.uint8))
 
 
-def _fill(pixels: np.ndarray, hole: np.ndarray, reach: int) -> np.ndarray:
-    """Fills the hole's rim from outside: the mean of the known pixels around, coarser the deeper inside."""
-    filled, known = pixels * ~hole[..., None], (~hole).astype(np.float32)
-    result = pixels.copy()
-    left = hole.copy()
-    for radius in (reach, 3 * reach, 9 * reach):
-        total = _blur(filled, radius)
-        weight = _blur(known[..., None], radius)
-        found = left & (weight[..., 0] > 1e-3)
+def _fill(pixels: np.ndarray, hole: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Fills what is seen of the hole from outside, ring by ring: every pixel is the mean of those around it."""
+    result, known, radius = pixels.copy(), ~hole, 2
+    while known.any() and (seen & ~known).any():
+        weight = _blur(known[..., None].astype(np.float32), radius)
+        total = _blur(result * known[..., None], radius)
+        found = ~known & (weight[..., 0] > 1e-3)
         result[found] = total[found] / weight[found]
-        left &= ~found
+        known |= found
+        radius += (radius + 1) // 2  # wider and wider, or the middle of a large hole would take long
     return result
 
 
 def _blur(pixels: np.ndarray, radius: int) -> np.ndarray:
     """Box mean of (H, W, C), separably, with edges repeated."""
     size = 2 * radius + 1
-    for axis in (0, 1):
-        pad = [(0, 0)] * 3
-        pad[axis] = (radius + 1, radius)
-        sums = np.pad(pixels, pad, mode="edge").cumsum(axis, dtype=np.float64)
-        length = pixels.shape[axis]
-        upper = sums.take(range(size, size + length), axis)
-        pixels = ((upper - sums.take(range(length), axis)) / size).astype(np.float32)
+    for _ in range(2):
+        sums = np.pad(pixels, ((radius + 1, radius), (0, 0), (0, 0)), mode="edge").cumsum(0)
+        pixels = ((sums[size:] - sums[:-size]) / np.float32(size)).swapaxes(0, 1)
     return pixels

@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from typing import Generic, TypeVar
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from uniadgen.config import GenerateConfig
 from uniadgen.data.batch import Batch
 from uniadgen.data.prompt import Layout
+from uniadgen.engine.compiled import CompiledStep
 from uniadgen.engine.layers import Layers, Prefix, Slots, step, transpose
 from uniadgen.engine.loop import Decoder
 from uniadgen.model.preference import Fused
@@ -47,6 +49,7 @@ class Engine:
     def __init__(self, model: UniAdGenForConditionalGeneration) -> None:
         self.model = model.eval()
         self.layers = Layers(model.model.language_model, model.config)
+        self.step = CompiledStep(self.layers) if CompiledStep.serves(self.layers) else partial(step, self.layers)
         transpose([model.lm_head, model.model.generation_head.vision_head])
         with torch.no_grad():
             codes = torch.arange(model.config.vq_config.num_embeddings, device=self.layers.norm.device)
@@ -95,6 +98,7 @@ class FastDecoder(Decoder):
             if key not in prefixes:  # nothing of a shopper in it: kept for later ads
                 read = lambda row=row: self._read_prompts(take(batch, [row]), None)[0]  # noqa: E731
                 prefixes[key] = self.engine.prefixes.get(key, read)
+        self.alike = self.model.alike(batch)
         self.control = None
         if "image" in modality:
             which = [clicked.index(first[key]) if first[key] in clicked else -1 for key in keys]
@@ -176,7 +180,7 @@ class FastDecoder(Decoder):
         for group, members in zip(self.slots, self.members, strict=True):
             group.advance(None if live is None else live[members])
         control = None if cell is None or self.control is None else self.control[:, cell]
-        hidden = step(self.engine.layers, self.slots, embeds[self.requests], self.position, control)
+        hidden = self.engine.step(self.slots, embeds[self.requests], self.position, control)
         self.position += 1 if live is None else live[torch.cat(self.members)].to(self.position.device)
         return hidden[self.back]
 

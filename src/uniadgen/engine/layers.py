@@ -96,16 +96,16 @@ class Layers:
         for number, layer in enumerate(self.layers):
             if control is not None and layer.site is not None:
                 x = x + control[:, layer.site * width : (layer.site + 1) * width]
-            qkv = (self._rms(x, layer.norm) @ layer.qkv).view(size, 3 * self.heads, -1)
+            qkv = (self.rms(x, layer.norm) @ layer.qkv).view(size, 3 * self.heads, -1)
             turning = qkv[:, : 2 * self.heads]
             turned = torch.addcmul(turning * cos, turning.roll(half, -1), sin)
             found = attend(number, turned[:, : self.heads], turned[:, self.heads :], qkv[:, 2 * self.heads :])
             x = torch.addmm(x, found.reshape(size, width), layer.out.T)
-            gate, up = (self._rms(x, layer.second_norm) @ layer.gate_up).chunk(2, dim=-1)
+            gate, up = (self.rms(x, layer.second_norm) @ layer.gate_up).chunk(2, dim=-1)
             x = torch.addmm(x, F.silu(gate) * up, layer.down.T)
-        return self._rms(x, self.norm)
+        return self.rms(x, self.norm)
 
-    def _rms(self, x: Tensor, weight: Tensor) -> Tensor:
+    def rms(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.rms_norm(x, weight.shape, weight, self.eps)
 
     def read(self, embeds: Float[Tensor, "S D"]) -> Prefix:

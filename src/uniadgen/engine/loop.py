@@ -81,6 +81,7 @@ class Decoder:
         self.cache = DynamicCache(config=self.model.config.text_config)
         self.attend = batch.attend
         self.model.decode(self.model.embed(batch, fused), self.attend, batch.position, None, self.cache)
+        self.alike = self.model.alike(batch)
         self.control = self._control(batch, fused) if "image" in modality else None
 
     def _write(self) -> Iterator[list[list[int]]]:
@@ -163,7 +164,7 @@ class Decoder:
 
         A text that has ended draws nothing any more, or its picture would depend on how long the others write.
         """
-        logits = self._guide(self.model.text_logits(hidden))
+        logits = self._guide(self.model.text_logits(hidden, self.alike))
         for row, speller in enumerate(self.spellers):
             if not writing[row]:
                 continue

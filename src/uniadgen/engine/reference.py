@@ -38,7 +38,9 @@ class Reference:
     ) -> None:
         self.model, self.layout, self.config, self.rows = model, layout, config, rows
         self.generators = [torch.Generator().manual_seed(seed)]
-        self.fused = [model.prefer(collate([row], layout.pad_id), self.generators) for row in rows]
+        alone = [collate([row], layout.pad_id) for row in rows]
+        self.fused = [model.prefer(batch, self.generators) for batch in alone]
+        self.alike = [model.alike(batch) for batch in alone]
         self.answer: list[tuple[int, Kind]] = []  # all that comes after the prompt
 
     @torch.no_grad()
@@ -79,15 +81,20 @@ class Reference:
 
     def next(self, kind: Kind, top_k: int, allowed: list[int] | None = None) -> int:
         """One more token of that kind."""
-        head = self.model.image_logits if kind == Kind.IMAGE else self.model.text_logits
-        states = torch.stack([self.read(branch, kind) for branch in range(len(self.rows))])
-        logits = guide(head(states).float(), len(self.rows), self.config.guidance)
+        scores = [self.score(self.read(branch, kind)[None], branch, kind) for branch in range(len(self.rows))]
+        logits = guide(torch.cat(scores).float(), len(self.rows), self.config.guidance)
         if allowed is not None:
             barred = torch.ones_like(logits, dtype=torch.bool)
             barred[:, allowed] = False
             logits = logits.masked_fill(barred, float("-inf"))
         noise = draw(self.generators, logits.shape[-1]) if self.config.temperature else None
         return int(sample(logits, self.config.temperature, top_k, noise))
+
+    def score(self, hidden: Tensor, branch: int, kind: Kind) -> Tensor:
+        """Of every token that may come next, (1, V) or (1, Q)."""
+        if kind == Kind.IMAGE:
+            return self.model.image_logits(hidden)
+        return self.model.text_logits(hidden, self.alike[branch])
 
     def read(self, branch: int, kind: Kind) -> Tensor:
         """The hidden state (D) at the last position, from the whole sequence.

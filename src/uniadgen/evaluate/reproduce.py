@@ -87,6 +87,8 @@ def trained(name: str, folder: Path, how: Reproduction) -> Path:
     config = override(recipe(name), how.settings)
     if how.steps is not None:
         config = override(config, {"train.steps": how.steps})
+        if config.words_train is not None:
+            config = override(config, {"words_train.steps": min(how.steps, config.words_train.steps)})
     stock, run = how.stock or folder / "stock", folder / "runs" / name
     for weights in (stock / "weights", run / "weights"):
         if (weights / RECIPE).is_file() and Config.load(weights / RECIPE) == config:

@@ -25,7 +25,7 @@ from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration
 
 # The language model's attention (paper section 5.1), and nothing of SigLIP and DINOv2, whose layers are named alike.
 TARGETS = r"model\.language_model\.layers\.\d+\.self_attn\.[qkvo]_proj"
-OURS = ("foreground.", "preference.", "preference_control.")
+OURS = ("foreground.", "preference.", "preference_control.", "word_preference.")
 ADAPTER, MODULES, BASE, RECIPE = "adapter_model.safetensors", "modules.safetensors", "base.json", "recipe.json"
 _PREFIX = "base_model.model."
 _LORA = re.compile(r"(?P<target>.+)\.lora_(?P<half>[AB])\.weight")

@@ -36,6 +36,7 @@ class UniAdGenConfig(JanusConfig):
     fusion_layers: int = 4
     preference_heads: int = 16
     preference_control: bool = False
+    word_preference: int = 0
     gumbel_scale: float = 1.0
     gumbel_at_inference: bool = False
     text_weight: float = 1.0
@@ -59,6 +60,7 @@ _SHARED = (
     "fusion_layers",
     "preference_heads",
     "preference_control",
+    "word_preference",
     "gumbel_scale",
     "gumbel_at_inference",
     "text_weight",

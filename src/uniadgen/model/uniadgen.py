@@ -17,7 +17,15 @@ from uniadgen.model import vq
 from uniadgen.model.bases import load_base
 from uniadgen.model.configuration import UniAdGenConfig
 from uniadgen.model.foreground import Foreground, ReleaseForeground, drop_rows, hook_control
-from uniadgen.model.preference import Fused, Noise, Preference, PreferenceControl, RelevanceExtractor, preference_of
+from uniadgen.model.preference import (
+    Fused,
+    Noise,
+    Preference,
+    PreferenceControl,
+    RelevanceExtractor,
+    WordPreference,
+    preference_of,
+)
 
 
 class Losses(NamedTuple):
@@ -45,6 +53,9 @@ class UniAdGenForConditionalGeneration(JanusForConditionalGeneration):
         self.preference = preference_of(config)
         if config.preference_control:
             self.preference_control = PreferenceControl(config.text_config.hidden_size)
+        if config.word_preference:
+            sizes = config.text_config.vocab_size, config.word_preference, config.text_config.hidden_size
+            self.word_preference = WordPreference(*sizes)
         for unused in (self.model.vision_model, self.model.aligner):  # parts of Janus off our path
             unused.requires_grad_(False)
         hook_control(self.model.language_model.layers, config)
@@ -59,6 +70,8 @@ class UniAdGenForConditionalGeneration(JanusForConditionalGeneration):
         if isinstance(module, Preference):
             init.zeros_(module.text_position)
             init.zeros_(module.image_position)
+        if isinstance(module, WordPreference):  # no preference until `train.words` starts it
+            init.zeros_(module.words.weight)
         if type(module) is Preference:  # at first the history's embeddings stay as they are
             init.normal_(module.out.weight, std=1e-4)
 
@@ -140,9 +153,18 @@ class UniAdGenForConditionalGeneration(JanusForConditionalGeneration):
             control_states=control,
         ).last_hidden_state
 
-    def text_logits(self, hidden: Float[Tensor, "*L D"]) -> Float[Tensor, "*L V"]:
+    def alike(self, batch: Batch) -> Float[Tensor, "B V"] | None:
+        """How much every word is like those that the shopper clicked; None where the config has no such part."""
+        if not self.config.word_preference:
+            return None
+        return self.word_preference(batch.click_ids, batch.click_words)
+
+    def text_logits(
+        self, hidden: Float[Tensor, "*L D"], alike: Float[Tensor, "*L V"] | None = None
+    ) -> Float[Tensor, "*L V"]:
         """Scores of the next word."""
-        return self.lm_head(hidden)
+        scores = self.lm_head(hidden)
+        return scores if alike is None else scores + self.word_preference.weigh(hidden, alike)
 
     def image_logits(self, hidden: Float[Tensor, "*L D"]) -> Float[Tensor, "*L Q"]:
         """Scores of the next image code."""
@@ -171,7 +193,9 @@ class UniAdGenForConditionalGeneration(JanusForConditionalGeneration):
         hidden = self.read(batch, generator)
         targets = batch.ids.roll(-1, dims=1)
         num_words, num_cells = self.sizes(batch) if sizes is None else sizes
-        words = F.cross_entropy(self.text_logits(hidden[written]).float(), targets[written], reduction="none")
+        alike = self.alike(batch)
+        words = self.text_logits(hidden[written], None if alike is None else alike[written.nonzero()[:, 0]])
+        words = F.cross_entropy(words.float(), targets[written], reduction="none")
         cells = F.cross_entropy(self.image_logits(hidden[painted]).float(), targets[painted], reduction="none")
         text = words.sum() / num_words.clamp(min=1)
         image = (cells * self._cell_weights(painted)).sum() / num_cells.clamp(min=1)

@@ -21,9 +21,9 @@ from uniadgen.model.shards import in_new_folder
 from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration
 from uniadgen.pipeline import to_pictures, to_pixels
 from uniadgen.train.log import progress_bar
-from uniadgen.train.loop import checkpoints, keep_config, train
+from uniadgen.train.loop import keep_config, train
 from uniadgen.train.sheet import SampleSheet, grid
-from uniadgen.train.words import start_words
+from uniadgen.train.words import start
 from uniadgen.world.shoppers import Shop
 
 
@@ -47,13 +47,14 @@ def train_recipe(config: Config, folder: Path, shared: Path | None = None) -> Pa
     model.model.vqmodel.requires_grad_(False)
     _start_codes(model)
     codes = _code_stock(config, model, stock, home / "stock")
-    if config.words_train is not None and not checkpoints(folder / "model"):
-        _train_words(
-            config, model, tokenizer, AdWorldSource(config, stock, codes[0], codes[1][:, :0]), folder / "words"
-        )
-    rows = Rows(config, layout, AdWorldSource(config, stock, *codes))
+    source = AdWorldSource(config, stock, *codes)
+    if config.model.word_preference:
+        model.word_preference.requires_grad_(False)  # learnt when all else is
+    rows = Rows(config, layout, source)
     sheet = SampleSheet(model, rows, folder / "model")
     train(model, rows.batches, config.train, folder / "model", what="model", sample=sheet.draw, numbers=rows.numbers)
+    if config.model.word_preference:
+        _train_words(config, model, layout, source, folder / "words")
     weights.save(folder / "weights", model, layout, torch.float16)
     return folder / "weights"
 
@@ -137,19 +138,15 @@ def _start_codes(model: UniAdGenForConditionalGeneration) -> None:
 
 
 def _train_words(
-    config: Config,
-    model: UniAdGenForConditionalGeneration,
-    tokenizer: PreTrainedTokenizerBase,
-    titles_alone: "AdWorldSource",
-    folder: Path,
+    config: Config, model: UniAdGenForConditionalGeneration, layout: Layout, source: "AdWorldSource", folder: Path
 ) -> None:
-    """What a shopper likes to read about is learnt from titles alone; among the pictures' tokens it was never found."""
+    """The word preference, on a model that stays as it is: its texts alone are read."""
     assert config.words_train is not None
     alone = replace(config, train=config.words_train, data=replace(config.data, modality="text"))
-    rows = Rows(alone, Layout(tokenizer, alone), titles_alone)
-    words = model.get_input_embeddings()
-    assert isinstance(words, torch.nn.Embedding)
-    start_words(words.weight, rows)
+    rows = Rows(alone, Layout(layout.tokenizer, alone), source)
+    start(model.word_preference, rows)
+    model.requires_grad_(False)
+    model.word_preference.requires_grad_(True)
     train(model, rows.batches, config.words_train, folder, what="words", numbers=rows.numbers)
 
 

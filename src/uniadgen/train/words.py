@@ -1,18 +1,18 @@
-"""A start for word embeddings without language pretraining: words that the same shoppers click begin alike."""
+"""A start for the word preference: words that the same shoppers click begin alike."""
 
 from collections.abc import Iterable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from uniadgen.data.rows import Rows
+from uniadgen.model.preference import WordPreference
 
 ROWS = 4000  # histories that are counted, at most
-DIRECTIONS = 48
 MOST = 1.5  # bound of the mutual information, or words of one phrase would drown all else
-OWN = 0.3  # share of its random start that a word keeps, to be told from its like
+FIRST_WEIGHT = 4.0  # of a perfect likeness, in the scores of the next word
+APART = 0.02  # size of the random part of a word, which tells it from its like
 
 
 def texts_clicked(rows: Rows) -> Iterable[NDArray[np.integer]]:
@@ -25,8 +25,8 @@ def texts_clicked(rows: Rows) -> Iterable[NDArray[np.integer]]:
             yield np.concatenate([*row.click_ids, np.asarray(target)])
 
 
-def together(texts: Iterable[NDArray[np.integer]], vocab_size: int) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
-    """(V, DIRECTIONS) unit vectors of words, and which words were met.
+def together(texts: Iterable[NDArray[np.integer]], vocab_size: int, width: int) -> NDArray[np.floating]:
+    """(V, width) unit vectors of words; zeros for words that were not met.
 
     The main directions of the positive pointwise mutual information of two words standing in one shopper's clicks
     (Levy and Goldberg 2014, with shoppers for windows).
@@ -39,18 +39,17 @@ def together(texts: Iterable[NDArray[np.integer]], vocab_size: int) -> tuple[NDA
         information = np.log(both * both.sum() / (alone * alone.T))
     information = np.where(both >= 3, information.clip(0, MOST), 0.0)
     values, vectors = np.linalg.eigh(information)
-    main = np.argsort(-values)[:DIRECTIONS]
+    main = np.argsort(-values)[:width]
     words = vectors[:, main] * np.sqrt(values[main].clip(0))
-    length = np.linalg.norm(words, axis=1, keepdims=True)
-    return words / np.maximum(length, 1e-6), length[:, 0] > 0
+    return words / np.maximum(np.linalg.norm(words, axis=1, keepdims=True), 1e-6)
 
 
 @torch.no_grad()
-def start_words(embedding: Tensor, rows: Rows) -> None:
-    """Sets the (V, D) embedding of every word that was met; directions become random orthogonal ones of D."""
-    words, met = together(texts_clicked(rows), len(embedding))
+def start(preference: WordPreference, rows: Rows) -> None:
+    """Sets the vectors of all words, and the gate to count them a little everywhere."""
+    words = preference.words.weight
     generator = torch.Generator().manual_seed(rows.config.train.seed)
-    basis, _ = torch.linalg.qr(torch.randn(embedding.shape[1], words.shape[1], generator=generator))
-    alike = torch.from_numpy(words).float() @ basis.T * embedding.norm(dim=1).mean()
-    known = torch.from_numpy(met)
-    embedding[known] = alike[known] + OWN * embedding[known]
+    words.copy_(torch.from_numpy(together(texts_clicked(rows), *words.shape)))
+    words += APART * torch.randn(words.shape, generator=generator)
+    preference.gate.weight.zero_()
+    preference.gate.bias.fill_(FIRST_WEIGHT)
