@@ -72,6 +72,14 @@ Threads = Annotated[
 ]
 
 
+MetricWeights = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--weights", help="METRIC=FOLDER, where its weights are, or an id of the Hugging Face Hub. Repeatable."
+    ),
+]
+
+
 def use_threads(wanted: int) -> None:
     """Threads that wait for one another collapse where others take the cores away: then one is faster."""
     import torch
@@ -269,7 +277,8 @@ def evaluate(
         str | None,
         typer.Option(
             help="With commas between: style, words, pasted, text, text_strict, text_english, checks_picture, "
-            "checks_text, model. Default: all but text_strict and text_english, where the right answers are known."
+            "checks_text, model; clip, dinov3, mocov3, pickscore, imagereward, ase with --weights. Default: the first "
+            "nine but text_strict and text_english, where the right answers are known."
         ),
     ] = None,
     data: Annotated[
@@ -287,8 +296,13 @@ def evaluate(
         str, typer.Option(help="The generator that all others are tested against. Default: the first model.")
     ] = "",
     picture: Annotated[
-        str, typer.Option(help="What is compared with the true picture: pasted (the ad) or painted (the model's).")
+        str, typer.Option(help="What picture metrics look at: pasted (the ad) or painted (the model's own).")
     ] = "pasted",
+    prompt: Annotated[
+        str,
+        typer.Option(help="What pickscore and imagereward compare a picture with: description, points, text, target."),
+    ] = "description",
+    weights: MetricWeights = None,
     out: Annotated[Path, typer.Option(help="The folder for report and ads; a run that was stopped goes on.")] = Path(
         "evaluation"
     ),
@@ -324,6 +338,8 @@ def evaluate(
         pictures=pictures,
         split=split,
         picture=picture,
+        prompt=prompt,
+        weights=folders_in(weights),
         stages=stages,
     )
     report = carry_out(plan, out)
@@ -350,6 +366,7 @@ def reproduce(
     requests: Annotated[int, typer.Option(min=10, help="Held-out shoppers, one request each.")] = 200,
     seed: Annotated[int, typer.Option(min=0, max=2**30, help="First shopper and first seed.")] = 0,
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="Ads of each request, with different seeds.")] = 1,
+    weights: MetricWeights = None,
     settings: Settings = None,
 ) -> None:
     """Make a table of the paper again on AdWorld: train nano's size of every row, measure them, print both numbers.
@@ -372,9 +389,23 @@ def reproduce(
     from uniadgen.evaluate.reproduce import reproduce as make_again
 
     changed = parse_overrides(settings or [])
-    how = Reproduction(stock=stock, steps=steps, requests=requests, seeds=Seeds(seed, seeds), settings=changed)
+    how = Reproduction(
+        stock=stock,
+        steps=steps,
+        requests=requests,
+        seeds=Seeds(seed, seeds),
+        weights=folders_in(weights),
+        settings=changed,
+    )
     Console().print(make_again(what, out, how).table())
     print(out / f"{what}.md")
+
+
+def folders_in(weights: list[str] | None) -> dict[str, str]:
+    """The folders of metrics, by their names."""
+    if wrong := [folder for folder in weights or [] if "=" not in folder]:
+        raise ValueError(f"got --weights {wrong[0]}, expected METRIC=FOLDER")
+    return dict(folder.split("=", 1) for folder in weights or [])
 
 
 def names_in(text: str | None) -> list[str] | None:
@@ -447,10 +478,7 @@ def check(
 def score(
     pictures: Annotated[Path, typer.Argument(help="A folder of pictures: PNG, WebP, JPEG.")],
     metric: Annotated[list[str], typer.Option(help="clip, dinov3, mocov3, pickscore, imagereward or ase. Repeatable.")],
-    weights: Annotated[
-        list[str] | None,
-        typer.Option(help="METRIC=FOLDER, where its weights are, or an id of the Hugging Face Hub. Repeatable."),
-    ] = None,
+    weights: MetricWeights = None,
     beside: Annotated[
         Path | None, typer.Option(help="For clip, dinov3, mocov3: a folder with the same names, to compare with.")
     ] = None,
@@ -473,8 +501,7 @@ def score(
     --weights pickscore=yuvalkirstain/PickScore_v1 --weights ase=ase
     """
     files.check_output(out, (".csv",))
-    if wrong := [folder for folder in weights or [] if "=" not in folder]:
-        raise ValueError(f"got --weights {wrong[0]}, expected METRIC=FOLDER")
+    folders = folders_in(weights)
     from uniadgen.metrics.weights import load_metrics, source_of
 
     needs = {name: source_of(name).needs for name in metric}
@@ -490,7 +517,7 @@ def score(
 
     use_threads(threads)
     work = scores.read_work(pictures, beside, prompts)
-    loaded = load_metrics(needs, dict(folder.split("=", 1) for folder in weights or []), batch_size=batch_size)
+    loaded = load_metrics(needs, folders, batch_size=batch_size)
     for line in loaded.missing.values():
         print(f"uniadgen: {line}", file=sys.stderr)
     columns = {}

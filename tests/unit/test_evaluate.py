@@ -15,6 +15,7 @@ import pytest
 from PIL import Image, ImageDraw
 from rich.console import Console
 
+from metric_models import write_all
 from uniadgen.data.listing import read_listing
 from uniadgen.evaluate import harness
 from uniadgen.evaluate.cache import AdCache, fingerprint_of
@@ -22,10 +23,11 @@ from uniadgen.evaluate.contenders import Contender, Truth
 from uniadgen.evaluate.harness import APART, Measured, Row, Seeds, measure
 from uniadgen.evaluate.listed import ListedRequests
 from uniadgen.evaluate.measures import Measure, Setting
+from uniadgen.evaluate.pictures import PUBLISHED, AgainstTarget
 from uniadgen.evaluate.report import Report, as_markdown, table
 from uniadgen.evaluate.requests import LeftOut, Request
 from uniadgen.evaluate.run import Plan
-from uniadgen.evaluate.scorers import AgainstTarget, ChecksScorer, PastedScorer, TextScorer, scorers_of
+from uniadgen.evaluate.scorers import ChecksScorer, PastedScorer, TextScorer, scorers_of
 from uniadgen.evaluate.summary import interval_of, summarise
 from uniadgen.evaluate.truth import StyleJudge
 from uniadgen.records import Ad, Click, Example, Product
@@ -363,7 +365,42 @@ def test_a_picture_is_compared_as_it_was_painted_or_as_the_ad_shows_it(which: st
     ads = Painter("red", "x").generate_batch([asked[0].example], [0])
     scorer = AgainstTarget("size", lambda made, true: np.array([float(m.width) for m in made]), Setting(picture=which))
     assert scorer.score(ads, asked) == {"size": np.array([side])}
-    assert scorer.settings == {"picture": which}
+    assert scorer.settings == {"picture": which, "weights": ""}
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Folders of published picture metrics, tiny and random."""
+    folder = write_all(tmp_path_factory.mktemp("metrics"))
+    return {name: str(folder / name) for name in PUBLISHED}
+
+
+def test_published_picture_metrics_are_scorers(published: dict[str, str]) -> None:
+    from uniadgen.metrics.weights import SOURCES
+
+    assert set(PUBLISHED) == set(SOURCES)
+    asked = [Shades.request(number) for number in (3, 4, 5)]
+    ads = Painter("red", "a mug").generate_batch([request.example for request in asked], [0, 0, 0])
+    for which in ("pasted", "painted"):
+        setting = Setting(picture=which, prompt="points", weights=published)
+        for scorer in scorers_of(PUBLISHED, setting):
+            (values,) = scorer.score(ads, asked).values()
+            assert values.shape == (3,) and np.isfinite(values).all(), scorer.name
+            assert scorer.settings["weights"] == published[scorer.name]
+            assert scorer.needs == {"picture", "target"} or SOURCES[scorer.name].needs != "counterparts"
+            assert ("prompt" in scorer.settings) == (SOURCES[scorer.name].needs == "prompts")
+
+
+def test_a_true_picture_is_like_itself(published: dict[str, str]) -> None:
+    asked = [Shades.request(number) for number in (3, 4)]
+    ads = Truth(16).generate_batch([request.example for request in asked], [0, 0])
+    for scorer in scorers_of(["clip", "dinov3"], Setting(picture="painted", weights=published)):
+        assert scorer.score(ads, asked)[scorer.name] == pytest.approx([1, 1], abs=1e-5)
+
+
+def test_a_published_metric_without_weights_says_what_goes_where() -> None:
+    with pytest.raises(ValueError, match=r"clip: no weights given, expected a folder with .*clip=FOLDER"):
+        scorers_of(["clip"], Setting())
 
 
 def test_the_truth_is_the_click_that_happened() -> None:
@@ -529,6 +566,8 @@ def test_a_name_cannot_break_the_markdown_table(report: Report) -> None:
         ({"baselines": ["copi"]}, r"unknown baseline 'copi'; did you mean 'copy'\?"),
         ({"metrics": ["texts"]}, r"unknown metric 'texts'; did you mean 'text'\?"),
         ({"picture": "drawn"}, r"unknown picture 'drawn'.*known: painted, pasted"),
+        ({"prompt": "caption"}, r"unknown prompt 'caption'.*known: description, points, target, text"),
+        ({"weights": {"klip": "x"}}, r"unknown metric with weights 'klip'; did you mean 'clip'\?"),
         ({"baselines": ["llm"]}, "the baseline llm asks a server, got none"),
     ],
 )

@@ -36,6 +36,8 @@ class Setting:
 
     world: WorldConfig | None = None
     picture: str = "pasted"  # one of PICTURES
+    prompt: str = "description"  # one of metrics.prompts.PROMPTS, for scores of how well a picture fits it
+    weights: Mapping[str, str] = field(default_factory=dict)  # folders of published metrics, or ids of the Hub
 
 
 class Aim(NamedTuple):
@@ -84,6 +86,12 @@ MEASURES: Final[dict[str, Measure]] = {
     "codebook": share("VQ: codebook used", yes_no=False, model=Aim(0.6)),
     "same": share("same request and seed: same bytes", model=Aim(1)),
     "differs": share("another history: another picture", model=Aim(1)),
+    "clip": Measure("CLIP: like the true picture"),
+    "dinov3": Measure("DINOv3: like the true picture"),
+    "mocov3": Measure("MoCo v3: like the true picture"),
+    "pickscore": Measure("PickScore"),
+    "imagereward": Measure("ImageReward"),
+    "ase": Measure("ASE"),
     "bleu": Measure("BLEU"),
     "rouge_l": Measure("ROUGE-L"),
     "m_bleu": Measure("m-BLEU"),

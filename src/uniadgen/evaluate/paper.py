@@ -43,8 +43,8 @@ TABLES: Final = {
         "General advertisement generation: no shopper is known. Other systems were measured by the paper alone.",
         (
             Column("ASE", "ase", 2),
-            Column("IR", "image_reward"),
-            Column("PS", "pick_score"),
+            Column("IR", "imagereward"),
+            Column("PS", "pickscore"),
             Column("Human Eval, picture, %", "", 2),
             Column("m-BLEU", "m_bleu"),
             Column("m-ROUGE", "m_rouge"),
@@ -66,7 +66,7 @@ TABLES: Final = {
         ),
         "Ours",
         ("passed_picture", "passed_text", "faithful"),
-        ("ase", "image_reward", "pick_score", "text", "words", "checks_picture", "checks_text"),
+        ("text", "words", "checks_picture", "checks_text"),
     ),
     "table2": PaperTable(
         2,

@@ -33,6 +33,7 @@ class Reproduction:
     steps: int | None = None  # of every model's training, instead of its recipe's
     requests: int = 200
     seeds: Seeds = Seeds()  # noqa: RUF009
+    weights: Mapping[str, str] = field(default_factory=dict)  # of published picture metrics, as in `Setting`
     settings: Mapping[str, str] = field(default_factory=dict)  # knobs changed in every recipe, as by --set
 
 
@@ -72,6 +73,7 @@ def reproduce(name: str, folder: Path, how: Reproduction) -> Beside:
         requests=how.requests,
         seeds=how.seeds,
         reference=paper.reference,
+        weights=how.weights,
     )
     report = evaluate(plan, folder / name)
     beside = side_by_side(paper, report, [Config.load(path / RECIPE) for path in weights])

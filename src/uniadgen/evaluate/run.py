@@ -1,8 +1,8 @@
 """From names to a report: loads models, finds requests, makes what is missing, measures, and says who is better."""
 
 import platform
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ from uniadgen.evaluate.cache import fingerprint_of_code
 from uniadgen.evaluate.contenders import BASELINES, Contender, contenders_of, models_of, world_of
 from uniadgen.evaluate.harness import Seeds, measure
 from uniadgen.evaluate.measures import PICTURES, Setting, settings_of
+from uniadgen.evaluate.pictures import PUBLISHED
 from uniadgen.evaluate.report import Report
 from uniadgen.evaluate.requests import Requests, WorldRequests
 from uniadgen.evaluate.scorers import BY_DEFAULT, PROBES, SCORERS, scorers_of
 from uniadgen.evaluate.summary import summarise
+from uniadgen.metrics.prompts import PROMPTS
 from uniadgen.pipeline import AdGenerator
 
 IN_WORLD = ("no_history", "unbound", "truth")  # baselines by default
@@ -36,7 +38,9 @@ class Plan:
     data: Path | None = None  # a dataset, JSON lines or PAd1M's JSON, instead of AdWorld
     pictures: Path | None = None
     split: str = "test"
-    picture: str = "pasted"  # which picture is compared with the target's, see `Setting`
+    picture: str = "pasted"  # these three as in `Setting`; a metric whose weights are given is measured
+    prompt: str = "description"
+    weights: Mapping[str, str] = field(default_factory=dict)
     stages: StagesConfig | None = None  # the server that the baseline llm asks
 
     def __post_init__(self) -> None:
@@ -44,6 +48,8 @@ class Plan:
             ("baseline", self.baselines or (), BASELINES),
             ("metric", self.metrics, [*SCORERS, PROBES]),
             ("picture", [self.picture], PICTURES),
+            ("prompt", [self.prompt], PROMPTS),
+            ("metric with weights", self.weights, PUBLISHED),
         ):
             if wrong := [name for name in names if name not in known]:
                 raise ValueError(f"unknown {what} {wrong[0]!r}{nearest(wrong[0], list(known))}")
@@ -68,7 +74,8 @@ def evaluate(plan: Plan, folder: Path) -> Report:
         raise ValueError(f"the reference is {reference!r}, expected one of {known}")
     requests = _requests(plan, models)
     world = requests.world if isinstance(requests, WorldRequests) else None
-    scorers = scorers_of(plan.metrics, Setting(world, plan.picture))
+    setting = Setting(world, plan.picture, plan.prompt, plan.weights)
+    scorers = scorers_of([*plan.metrics, *plan.weights], setting)
     folder.mkdir(parents=True, exist_ok=True)
     probing = PROBES in plan.metrics
     measured = measure(contenders, requests, scorers, folder / "ads", plan.seeds, probing=probing)

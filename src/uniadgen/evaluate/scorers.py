@@ -1,13 +1,14 @@
 """Measures by name: of texts against true titles, of pasted products, of all checks, and of AdWorld's truth."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 import numpy as np
-from PIL import Image
 
 from uniadgen.data import cutout
 from uniadgen.evaluate.measures import Scorer, Setting, Values
+from uniadgen.evaluate.pictures import PUBLISHED, published
 from uniadgen.evaluate.requests import Request
 from uniadgen.evaluate.truth import StyleScorer, WordsScorer
 from uniadgen.metrics.check import CheckReport, check
@@ -103,30 +104,6 @@ class ChecksScorer:
         return check(text=ad.text, rules=self.packs, **words)
 
 
-class AgainstTarget:
-    """A measure of how alike two pictures are, between an ad's and the target's; `compare` takes lists of them."""
-
-    needs = frozenset({"picture", "target"})
-
-    def __init__(
-        self,
-        name: str,
-        compare: Callable[[Sequence[Image.Image], Sequence[Image.Image]], Values],
-        setting: Setting,
-    ) -> None:
-        self.name, self.compare = name, compare
-        self.settings = {"picture": setting.picture}
-
-    def score(self, made: Sequence[Ad], asked: Sequence[Request]) -> dict[str, Values]:
-        """As `compare` gives it."""
-        pictures = [ad.painted if self.settings["picture"] == "painted" else ad.picture for ad in made]
-        targets = []
-        for request in asked:
-            assert request.example.target is not None, "scorers that need a target are not asked without"
-            targets.append(request.example.target.picture)
-        return {self.name: np.asarray(self.compare(pictures, targets), np.float64)}
-
-
 SCORERS: Final[dict[str, Callable[[Setting], Scorer]]] = {
     "style": StyleScorer,
     "words": WordsScorer,
@@ -136,6 +113,7 @@ SCORERS: Final[dict[str, Callable[[Setting], Scorer]]] = {
     "text_english": lambda setting: TextScorer("english"),
     "checks_picture": lambda setting: ChecksScorer("picture"),
     "checks_text": lambda setting: ChecksScorer("text"),
+    **{name: partial(published, name) for name in PUBLISHED},
 }
 PROBES: Final = "model"  # the name of what is measured of a model itself: `probes`
 BY_DEFAULT: Final = ("style", "words", "pasted", "text", "checks_picture", "checks_text", PROBES)
