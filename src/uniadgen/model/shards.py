@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -52,16 +53,21 @@ def read(path: Path) -> Iterator[tuple[str, Tensor]]:
     if path.suffix == ".safetensors":
         yield from _read_safetensors(path)
         return
-    try:
-        held = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"{path}: holds more than tensors, so it is not opened ({_first_line(error)})") from None
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise ValueError(f"{path}: damaged or cut short ({_first_line(error)})") from None
+    held = unpickle(path)
     if not isinstance(held, dict) or not all(isinstance(value, Tensor) for value in held.values()):
         raise ValueError(f"{path}: got a {type(held).__name__}, expected names and tensors only")
     while held:
         yield held.popitem()
+
+
+def unpickle(path: Path) -> Any:
+    """What a file of torch holds, its tensors mapped; `ValueError` as for `read`."""
+    try:
+        return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{path}: holds more than tensors, so it is not opened ({_first_line(error)})") from None
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        raise ValueError(f"{path}: damaged or cut short ({_first_line(error)})") from None
 
 
 def _read_safetensors(path: Path) -> Iterator[tuple[str, Tensor]]:
