@@ -384,7 +384,7 @@ def pbs(
 @plainly
 def fig2d(
     out: Annotated[Path, typer.Option(help="The folder for fig2d.json, .csv, .png and fig2d-pictures.png.")],
-    products: Annotated[int, typer.Option(min=2, help="Held-out products of AdWorld, five pictures each.")] = 288,
+    products: Annotated[int, typer.Option(min=2, help="Held-out products of AdWorld, six pictures each.")] = 288,
     model: Metric = "pbs",
     moco: Annotated[
         Path | None, typer.Option(help="Also a checkpoint of MoCo v3, as its authors published it.")

@@ -38,6 +38,7 @@ class Row:
     auc: Interval  # how often a same pair is more alike than a different one
     d: Interval  # Cohen's: the gap in standard deviations
     near: Interval  # AUC where the other background differs in its layout, palette or lighting alone
+    hard: Interval  # as `near`, and the same background remade: zoomed, lighter or darker, warmer or cooler, softer
     leakage: Interval  # AUC of swapped against different: below 1, the product speaks louder than the background
 
 
@@ -149,6 +150,7 @@ def _row(metric: str, centred: bool, values: Mapping[str, NDArray[np.float32]], 
         auc=interval(auc_of, "same", "different"),
         d=interval(cohens_d_of, "same", "different"),
         near=interval(auc_of, "same", "near"),
+        hard=interval(auc_of, "remade", "near"),
         leakage=interval(auc_of, "swapped", "different"),
     )
 
@@ -187,13 +189,13 @@ def _moments(
 # what a person sees
 
 
-COLUMNS: Final = ("same", "different", "swapped", "gap", "auc", "d", "near", "leakage")
+COLUMNS: Final = ("same", "different", "swapped", "gap", "auc", "d", "near", "hard", "leakage")
 
 
 def table(found: Study) -> Table:
     """For a terminal."""
     out = Table(
-        "metric", "same", "different", "swapped", "gap", "AUC", "Cohen's d", "AUC near", "AUC leakage",
+        "metric", "same", "different", "swapped", "gap", "AUC", "Cohen's d", "AUC near", "AUC hard", "AUC leakage",
         title=f"Fig. 2(d) on AdWorld: {found.products} held-out products, 95 % intervals by product",
     )  # fmt: skip
     for row in found.rows:
@@ -265,7 +267,7 @@ def save(found: Study, shown: Sequence[Probe], folder: Path) -> None:
 
 
 def sheet(probes: Sequence[Probe], side: int = 144) -> Image.Image:
-    """The pictures themselves: products by rows; first, same, different, near, swapped by columns."""
+    """The pictures themselves: products by rows; `SHOWN` by columns."""
     out = Image.new("RGB", (side * len(SHOWN), side * len(probes)))
     for y, probe in enumerate(probes):
         for x, kind in enumerate(SHOWN):
