@@ -450,7 +450,9 @@ class ContrastConfig:
     flip: float = 0.5  # probability, likewise the next two, for the first and the second view
     blur: tuple[float, float] = (1.0, 0.1)  # sigma of 0.1 to 2 pixels of 224 (release)
     solarise: tuple[float, float] = (0.0, 0.2)  # (MoCo v3)
-    colour_jitter: bool = False  # as in MoCo v3; it would teach PBS to ignore a background's colours
+    # MoCo v3 also changes colours. Much of that would teach PBS to ignore a background's.
+    colour_jitter: float = 0.0  # its strength; MoCo v3's is 1
+    grey: float = 0.0  # probability (MoCo v3: 0.2)
     other_product: float = 0.0  # share of second views of other products in the same style; AdWorld only (ours)
 
     def __post_init__(self) -> None:
@@ -458,7 +460,7 @@ class ContrastConfig:
         _expect(self.hidden_size > 0, "contrast.hidden_size", self.hidden_size, "more than 0")
         _expect(self.temperature > 0, "contrast.temperature", self.temperature, "more than 0")
         _expect(0 < self.min_crop <= 1, "contrast.min_crop", self.min_crop, "a share in (0, 1]")
-        for name in ("momentum", "flip", "other_product"):
+        for name in ("momentum", "flip", "colour_jitter", "grey", "other_product"):
             _expect(0 <= getattr(self, name) <= 1, f"contrast.{name}", getattr(self, name), "a share in [0, 1]")
         for name in ("blur", "solarise"):
             shares = getattr(self, name)

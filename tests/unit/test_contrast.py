@@ -147,7 +147,8 @@ def test_every_change_can_be_switched_on_alone() -> None:
     assert (view(solarise=(1.0, 0.0)) == np.where(plain < 128, plain, 255 - plain)).all()
     assert (view(number=1, solarise=(1.0, 0.0)) == plain).all()
     assert np.abs(np.diff(view(blur=(1.0, 0.0)), axis=0)).mean() < np.abs(np.diff(plain, axis=0)).mean()
-    assert (view(colour_jitter=True) != plain).any()
+    assert (view(colour_jitter=1.0) != plain).any()
+    assert np.ptp(view(grey=1.0), axis=-1).max() == 0
 
 
 def test_colours_stay_unless_colour_jitter_is_on() -> None:
@@ -156,7 +157,7 @@ def test_colours_stay_unless_colour_jitter_is_on() -> None:
     for seed in range(20):
         seen = random_view(red, 32, config, seed % 2, np.random.default_rng(seed)).reshape(-1, 3)
         assert np.abs(seen.astype(int) - (200, 40, 40)).max() <= 1
-    moved = [random_view(red, 32, replace(config, colour_jitter=True), 0, np.random.default_rng(s)) for s in range(20)]
+    moved = [random_view(red, 32, replace(config, colour_jitter=1.0), 0, np.random.default_rng(s)) for s in range(20)]
     assert np.ptp([view.mean() for view in moved]) > 20
 
 

