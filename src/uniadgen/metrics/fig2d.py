@@ -82,7 +82,7 @@ def colour_histogram(pictures: Iterable[Image.Image]) -> NDArray[np.float32]:
 
 
 def _pixels(picture: Image.Image) -> NDArray[np.float32]:
-    return np.asarray(picture.convert("RGB"), np.float32) / 255
+    return np.asarray(picture.convert("RGB"), np.float32) / np.float32(255)
 
 
 def _stacked(rows: Iterable[NDArray[Any]]) -> NDArray[np.float32]:
@@ -230,7 +230,7 @@ def plot(found: Study) -> Figure:
     for number, (name, kinds) in enumerate(found.similarities.items(), start=1):
         place = figure.add_subplot(lines, columns, number)
         values = np.concatenate([kinds["same"], kinds["different"]])
-        edges = np.linspace(float(values.min()), max(1.0, float(values.max())), 31)
+        edges = np.linspace(float(values.min()), max(1.0, float(values.max())), 31).tolist()
         for kind, colour in (("same", "#2b8a3e"), ("different", "#c92a2a")):
             place.hist(kinds[kind], edges, alpha=0.6, color=colour, label=f"{kind} background")
             place.axvline(float(kinds[kind].mean()), color=colour, linewidth=1)
