@@ -80,14 +80,15 @@ def nano() -> Config:
 
 def nano_pss() -> Config:
     """Table 2, "w/ PSS": clicks by product similarity, but nothing extracted from them."""
-    return replace_in(
-        replace(nano(), words_train=None),
+    without = replace_in(
+        nano(),
         name="nano_pss",
         model__extractor_layers=0,
         model__fusion_layers=0,
         model__preference_control=False,
         model__word_preference=0,
     )
+    return replace(without, words_train=None)
 
 
 def nano_history() -> Config:
