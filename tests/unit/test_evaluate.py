@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 from rich.console import Console
+from typer.testing import CliRunner
 
 from metric_models import write_all
+from uniadgen.__main__ import app
 from uniadgen.data.listing import read_listing
 from uniadgen.evaluate import harness
 from uniadgen.evaluate.cache import AdCache, fingerprint_of
@@ -383,7 +385,9 @@ def test_published_picture_metrics_are_scorers(published: dict[str, str]) -> Non
     ads = Painter("red", "a mug").generate_batch([request.example for request in asked], [0, 0, 0])
     for which in ("pasted", "painted"):
         setting = Setting(picture=which, prompt="points", weights=published)
-        for scorer in scorers_of(PUBLISHED, setting):
+        for scorer in scorers_of(
+            [name for name in PUBLISHED if name != "imagereward"], setting
+        ):  # it has one size only
             (values,) = scorer.score(ads, asked).values()
             assert values.shape == (3,) and np.isfinite(values).all(), scorer.name
             assert scorer.settings["weights"] == published[scorer.name]
@@ -574,3 +578,26 @@ def test_a_name_cannot_break_the_markdown_table(report: Report) -> None:
 def test_a_plan_with_what_is_not_there_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Plan(models=["nano"], **change)
+
+
+# the command
+
+
+def test_a_shop_compares_a_model_with_rivals_on_its_own_data(lines: Path, tiny_run: Path, tmp_path: Path) -> None:
+    """Only what needs no ground truth of style is measured; the second time nothing is made."""
+    out = tmp_path / "out"
+    command = ["evaluate", f"mine={tiny_run}", "--data", str(lines), "--baselines", "no_history,copy,retrieve"]
+    results = [CliRunner().invoke(app, [*command, "--seeds", "2", "--out", str(out)]) for _ in range(2)]
+    assert [result.exit_code for result in results] == [0, 0], results[0].stderr
+    assert results[0].stdout == results[1].stdout
+    assert "12 requests, 2 seeds each; reference: mine" in " ".join(results[0].stdout.split())
+    assert len(list((out / "ads").glob("*.json"))) == 4 * 12 * 2
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    assert {found["scorer"] for found in report["not_measured"]} == {"style", "words"}
+    assert report["generators"]["mine"]["config"]["data"]["image_size"] == 32
+    found = {(line["key"], line["generator"]): line for line in report["lines"]}
+    assert found["change", "copy"]["value"] == 0
+    assert found["history_m_bleu", "copy"]["value"] == pytest.approx(1)
+    assert (found["bleu", "mine"]["n"], found["bleu", "mine"]["shoppers"]) == (24, 6)
+    assert found["bleu", "copy"]["difference"]["test"] == "paired bootstrap"
+    assert found["same", "mine"]["value"] == 1
