@@ -20,6 +20,7 @@ from uniadgen.data.batch import Row, collate
 from uniadgen.data.prompt import Layout, Shown
 from uniadgen.engine.engine import Engine, Recent
 from uniadgen.engine.loop import Decoder, Progress
+from uniadgen.engine.together import FastDecoder
 from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration
 from uniadgen.model.weights import load
 from uniadgen.records import Ad, Click, Example, Product
@@ -54,8 +55,10 @@ class AdGenerator:
         """Made ready with the first ad; from then on the model stays where and as it is."""
         return Engine(self.model)
 
-    def _decoder(self, config: GenerateConfig, seeds: Sequence[int], points: Sequence[Sequence[str]]) -> Decoder:
-        return self.engine.decoder(self.layout, config, seeds, points)
+    def _decoder(
+        self, config: GenerateConfig, seeds: Sequence[int], points: Sequence[Sequence[str]]
+    ) -> Decoder | FastDecoder:
+        return FastDecoder(self.engine, self.layout, config, seeds, points)
 
     @classmethod
     def from_pretrained(cls, name: str | Path) -> "AdGenerator":

@@ -25,7 +25,7 @@ from uniadgen.config import Config, override
 from uniadgen.data.batch import Batch, Kind
 from uniadgen.data.release import NEW_TOKENS, Prompts, ReleaseLayout, layout_of
 from uniadgen.data.sentences import read_prompts
-from uniadgen.engine.engine import FastDecoder
+from uniadgen.engine.together import FastDecoder
 from uniadgen.model import official
 from uniadgen.model.configuration import architecture
 from uniadgen.model.convert import convert_janus
