@@ -75,7 +75,8 @@ def check_all(model, layout: Layout, branches, config: GenerateConfig, modality:
         points = [POINTS] * len(batch)
         for decoder in (
             ReleaseShaped(model, layout, config, seeds, points),
-            FastDecoder(Engine(model), layout, config, seeds, points),
+            FastDecoder(Engine(model, positions=1), layout, config, seeds, points),
+            FastDecoder(Engine(model, positions=12), layout, config, seeds, points),
         ):
             assert made(ask(decoder, requests, modality)) == [expected[request] for request in batch]
 
@@ -140,7 +141,7 @@ def test_the_prompt_without_history_is_read_without_padding(model, layout: Layou
 
 
 def test_candidates_of_a_request_share_what_does_not_depend_on_the_seed(model, layout: Layout, branches) -> None:
-    engine = Engine(model)
+    engine = Engine(model, positions=1)
     decoder = FastDecoder(engine, layout, GUIDED, range(4), [POINTS] * 4)
     rows = [branch for branch in branches(3, GUIDED) for _ in range(4)]
     with counted(model.foreground, "forward") as controls, counted(engine.layers, "read") as prompts:
@@ -177,10 +178,8 @@ def test_keys_and_values_stay_where_they_are(model, layout: Layout, branches) ->
     """What a step writes does not grow with what came before; in the loop over a growing cache it does."""
     rows = branches(3, GUIDED)
     batch = collate(rows, layout.pad_id)
-    loop, ours = (
-        Decoder(model, layout, GUIDED, [0], [POINTS]),
-        FastDecoder(Engine(model), layout, GUIDED, [0], [POINTS]),
-    )
+    loop = Decoder(model, layout, GUIDED, [0], [POINTS])
+    ours = FastDecoder(Engine(model, positions=1), layout, GUIDED, [0], [POINTS])
     loop.num_branches = 2
     with torch.no_grad():
         loop._read(batch, "image")

@@ -27,8 +27,8 @@ Make = Callable[..., Scheduler]
 
 @pytest.fixture
 def engine(model) -> Engine:
-    """Of a tiny model with random weights."""
-    return Engine(model)
+    """Of a tiny model with random weights, with one position of each ad in a step unless a test says otherwise."""
+    return Engine(model, positions=1)
 
 
 @pytest.fixture
@@ -93,9 +93,11 @@ def slots_of(scheduler: Scheduler) -> int:
 # whoever joins whenever
 
 
-@pytest.mark.parametrize(("ahead", "seed"), [(1, 0), (1, 1), (3, 2)])
-def test_an_ad_is_what_it_is_alone_whenever_it_joins(engine, layout, submit, alone, ahead: int, seed: int) -> None:
-    scheduler = Scheduler(engine, layout, CONFIG, num_slots=3, ahead=ahead)
+@pytest.mark.parametrize(("positions", "seed"), [(1, 0), (1, 1), (9, 2)])
+def test_an_ad_is_what_it_is_alone_whenever_it_joins(engine, layout, submit, alone, positions: int, seed: int) -> None:
+    engine.positions = positions
+    scheduler = Scheduler(engine, layout, CONFIG, num_slots=3)
+    engine.positions = 1  # of those that are made alone
     rng, tickets = np.random.default_rng(seed), {}
     for asked in rng.permutation(ASKED).tolist():
         tickets[tuple(asked)] = submit(scheduler, *asked)

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from threading import Lock
 from typing import Generic, TypeVar
 
 import torch
@@ -9,6 +10,9 @@ import torch
 from uniadgen.engine.layers import Layers, Prefix, transpose
 from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration
 
+# Positions of a step, of all ads together, beyond which another one costs about what its drafts gain: on 2 CPU cores
+# measured by `uniadgen bench drafts`; on a GPU calculated from its arithmetic and memory, and not measured yet.
+POSITIONS = {"cpu": 16, "cuda": 128}
 KEPT = 4  # prompts without a history whose keys and values are kept: 7B takes about 0.5 MB for each token
 Value = TypeVar("Value")
 
@@ -19,14 +23,18 @@ class Recent(Generic[Value]):
     def __init__(self, size: int) -> None:
         self.size = size
         self.values: OrderedDict[Hashable, Value] = OrderedDict()
+        self.lock = Lock()
 
     def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
         """The value of that key, made where it is not here."""
-        value = self.values[key] if key in self.values else make()
-        self.values[key] = value
-        self.values.move_to_end(key)
-        if len(self.values) > self.size:
-            self.values.popitem(last=False)
+        value = self.values.get(key)
+        if value is None:
+            value = make()  # two threads may both make it: better than that one waits for another's
+        with self.lock:
+            self.values[key] = value
+            self.values.move_to_end(key)
+            if len(self.values) > self.size:
+                self.values.popitem(last=False)
         return value
 
 
@@ -34,16 +42,24 @@ class Engine:
     """One loaded model, made ready: weights joined (nothing is held twice), codes embedded, prompts kept.
 
     From then on the model is not to be trained, moved or cast; make a new engine for it where it is.
+    `positions` of a step, at most: drafts are verified where there are fewer ads than that. 1: no drafts. Never does it
+    change what comes out.
     """
 
-    def __init__(self, model: UniAdGenForConditionalGeneration) -> None:
+    def __init__(self, model: UniAdGenForConditionalGeneration, positions: int | None = None) -> None:
         self.model = model.eval()
         self.layers = Layers(model.model.language_model, model.config)
         transpose([model.lm_head, model.model.generation_head.vision_head])
         with torch.no_grad():
-            codes = torch.arange(model.config.vq_config.num_embeddings, device=self.layers.norm.device)
+            codes = torch.arange(model.config.vq_config.num_embeddings, device=self.device)
             self.codes = model.prepare_embeddings_for_image_generation(codes)  # (Q, D)
         self.prefixes: Recent[Prefix] = Recent(KEPT)
+        self.positions = positions or POSITIONS.get(self.device.type, 1)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self.layers.norm.device
 
     @property
     def num_bytes(self) -> int:

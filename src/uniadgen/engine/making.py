@@ -9,6 +9,7 @@ import torch
 from uniadgen.config import GenerateConfig
 from uniadgen.data.prompt import Layout
 from uniadgen.engine.faithful import Speller, Vocabulary
+from uniadgen.engine.lookup import LONGEST, Lookup
 from uniadgen.engine.sampling import Noise
 from uniadgen.engine.ticket import Ticket
 
@@ -48,8 +49,9 @@ class Making:
         generator: torch.Generator,
         points: Sequence[str],
         modality: str,
+        lookup: Lookup | None = None,
     ) -> None:
-        self.layout, self.generator = layout, generator
+        self.layout, self.generator, self.lookup = layout, generator, lookup
         self.max_words, self.guidance = config.max_words, config.guidance
         self.ticket = Ticket()
         self.cells = layout.config.cells if "image" in modality else 0
@@ -93,16 +95,27 @@ class Making:
         return Window(known + [0] * (len(cells) - len(known)), cells, sure, paints=paints)
 
     def _words(self, most: int, nothing: int) -> Window:
-        """The last word, and drafts: where only selling points may be written, often just one word may follow."""
-        words, allowed = list(self.pending), []
+        """The last word, and drafts: often just one word may follow, or did follow the same words in the prompt."""
+        words, allowed, end = list(self.pending), [], self.layout.end_text
         speller = copy(self.speller)
-        if speller is not None:
-            allowed.append(speller.allowed())
-            while len(words) < most and len(allowed[-1]) == 1 and allowed[-1] != [self.layout.end_text]:
-                words += allowed[-1]
-                speller.push(words[-1])
+        while True:
+            if speller is not None:
                 allowed.append(speller.allowed())
+            draft = self._draft(words, allowed[-1] if allowed else None) if len(words) < most else None
+            if draft is None or draft == end:
+                break
+            words.append(draft)
+            if speller is not None:
+                speller.push(draft)
         return Window(words, [nothing] * len(words), 1, says=len(words), allowed=allowed)
+
+    def _draft(self, words: Sequence[int], allowed: Sequence[int] | None) -> int | None:
+        if allowed is not None and len(allowed) == 1:
+            return allowed[0]
+        if self.lookup is None or len(words) > LONGEST:  # a longer copy is rarely right to its end
+            return None
+        guess = self.lookup.guess([*self.words[:-1], *words])
+        return guess if allowed is None or guess in allowed else None
 
     def take_words(self, window: Window, sampled: Sequence[int]) -> None:
         """The words that came out: right is the first one, and each that follows a draft which was right."""

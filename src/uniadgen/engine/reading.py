@@ -34,7 +34,8 @@ class Reading:
     """One batch that is being read."""
 
     def __init__(self, engine: Engine, batch: Batch, generators: Sequence[torch.Generator]) -> None:
-        self.engine, self.model, self.batch, self.generators = engine, engine.model, batch, generators
+        self.engine, self.model, self.generators = engine, engine.model, generators
+        self.batch = batch = batch.to(engine.device)
         self.keys = [self._key(row) for row in range(len(batch.ids))]
         self.first = {key: self.keys.index(key) for key in self.keys}  # a row of each
         self.clicked = [row for row in self.first.values() if batch.clicked[row].any()]

@@ -17,6 +17,7 @@ from uniadgen.data.batch import Batch
 from uniadgen.data.prompt import Layout
 from uniadgen.engine.engine import Engine
 from uniadgen.engine.layers import Prefix
+from uniadgen.engine.lookup import Lookup
 from uniadgen.engine.loop import Progress
 from uniadgen.engine.making import Making, Window
 from uniadgen.engine.reading import Read, read
@@ -24,6 +25,7 @@ from uniadgen.engine.sampling import draw, guide, sample
 from uniadgen.engine.slots import Slots, step
 from uniadgen.engine.ticket import QueueFull, Ticket
 
+MOST = 16  # positions of one ad in a step: of more drafts hardly one is right
 Owner = tuple[Making, int]  # of a row: an ad, and which branch of guidance
 
 
@@ -52,20 +54,21 @@ class Scheduler:
         config: GenerateConfig,
         num_slots: int = 8,
         queue: int = 64,
-        ahead: int = 1,
     ) -> None:
         self.engine, self.model, self.layout, self.config = engine, engine.model, layout, config
-        self.num_slots, self.queue, self.ahead = num_slots, queue, ahead
+        self.num_slots, self.queue = num_slots, queue
+        self.positions = engine.positions
+        self.most = min(self.positions, MOST)  # of one ad in a step
         self.waiting: deque[Order] = deque()
-        self.lock = threading.Lock()  # of `waiting`
+        self.lock = threading.Condition()  # of `waiting`
         self.ads: list[Making] = []  # in the slots, by the time they joined
         self.groups: dict[Hashable, Slots] = {}
         self.free = list(range(num_slots))
         self.cells, size = layout.config.cells, layout.config.model.num_codes
         self.side = round(self.cells**0.5)
-        self.device = engine.layers.norm.device
+        self.device = engine.device
         self.codes = torch.zeros(num_slots, self.cells, dtype=torch.long, device=self.device)
-        self.depth = self.side * (1 + math.ceil((ahead - 1) / self.side))  # cells whose noise is kept
+        self.depth = self.side * (1 + math.ceil((self.most - 1) / self.side))  # cells whose noise is kept
         self.noise = torch.zeros(num_slots, self.depth, size, device=self.device)
         self.control: Tensor | None = None  # (2 slots, K + 1, C): the last cell is none, and has none
 
@@ -76,10 +79,12 @@ class Scheduler:
         selling_points: Sequence[Sequence[str]],
         modality: str | None = None,
         guidance: float | None = None,
+        goes_on: bool = False,
     ) -> list[Ticket]:
         """Asks for R ads, which begin together: a batch as the loop takes it, a generator and selling points of each.
 
         `guidance` may differ between orders, where there are two branches of it; all else is the scheduler's config.
+        What `goes_on` with an earlier order is not refused.
 
         Raises `ValueError` for more than there are slots, and `QueueFull` where too many wait already.
         """
@@ -89,13 +94,15 @@ class Scheduler:
             )
         modality = modality or self.layout.config.data.modality
         config = self.config if guidance is None else replace(self.config, guidance=guidance)
-        both = zip(generators, selling_points, strict=True)
-        ads = tuple(Making(self.layout, config, generator, points, modality) for generator, points in both)
+        lookups = [Lookup.of(batch, row) if self.most > 1 else None for row in range(len(generators))]
+        parts = zip(generators, selling_points, lookups, strict=True)
+        ads = tuple(Making(self.layout, config, g, points, modality, lookup) for g, points, lookup in parts)
         with self.lock:
             waiting = sum(len(order.ads) for order in self.waiting)
-            if waiting + len(ads) > self.queue:
+            if waiting + len(ads) > self.queue and not goes_on:
                 raise QueueFull(f"{waiting} ads are waiting, expected at most {self.queue}: try again later")
             self.waiting.append(Order(batch, ads, "image" in modality))
+            self.lock.notify_all()
         return [ad.ticket for ad in ads]
 
     @torch.no_grad()
@@ -106,9 +113,9 @@ class Scheduler:
         """
         self._let_go()
         self._admit()
-        if not self.ads:
-            return False
-        windows = [ad.window(self.ahead) for ad in self.ads]
+        windows = self._windows()
+        if not windows:
+            return bool(self.waiting)
         try:
             made = self._decode(windows)
         except Exception as error:
@@ -120,6 +127,30 @@ class Scheduler:
             except Exception as error:
                 self._end(ad, error)
         return True
+
+    def _windows(self) -> list[Window]:
+        """What each ad feeds: the fewer there are, the more drafts."""
+        ahead = max(1, min(self.positions // max(len(self.ads), 1), self.most))
+        windows = []
+        for ad in tuple(self.ads):
+            try:
+                windows.append(ad.window(ahead))
+            except Exception as error:
+                self._end(ad, error)
+        return windows
+
+    def wait(self, seconds: float) -> None:
+        """Sleeps until somebody asks for an ad, at most so long."""
+        with self.lock:
+            self.lock.wait_for(lambda: bool(self.waiting), seconds)
+
+    def clear(self) -> None:
+        """Gives everything up that is not done."""
+        with self.lock:
+            ads = [*self.ads, *(ad for order in self.waiting for ad in order.ads)]
+        for ad in ads:
+            ad.ticket.cancel()
+        self._let_go()
 
     def _let_go(self) -> None:
         for ad in [ad for ad in self.ads if ad.ticket.given_up]:
@@ -152,7 +183,7 @@ class Scheduler:
         for place, ad in enumerate(order.ads):
             ad.join(self.free.pop(), lengths[place::number])
             self.ads.append(ad)
-        room = max(ad.room for ad in order.ads) + self.ahead - 1
+        room = max(ad.room for ad in order.ads) + self.most - 1
         self.engine.layers.reserve(max(lengths) + room)
         for row, prefix in enumerate(found.prefixes):
             ad, branch = order.ads[row % number], row // number
@@ -282,7 +313,12 @@ class Scheduler:
         for number, window in asking:
             match = list(islice(matches, window.paints))[:-1]
             right[number] = 1 + next((at for at, same in enumerate(match) if not same), len(match))
+            self._draft_next(self.ads[number].slot, window.cells[-1])
         return right
+
+    def _draft_next(self, slot: int, last: int) -> None:
+        """Drafts of the cells that come into the window next: as the last one in it."""
+        self.codes[slot, last + 1 : last + self.most] = self.codes[slot, last]
 
     def _draw_noise(self, ad: Making, window: Window) -> None:
         """Of whole rows of cells, as far as the window sees."""

@@ -22,13 +22,12 @@ class FastDecoder:
         config: GenerateConfig,
         seeds: Sequence[int],
         selling_points: Sequence[Sequence[str]],
-        ahead: int = 1,
     ) -> None:
         self.layout = layout
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self.selling_points = selling_points
         self.words: tuple[tuple[int, ...], ...] = ((),) * len(seeds)
-        self.scheduler = Scheduler(engine, layout, config, num_slots=len(seeds), queue=len(seeds), ahead=ahead)
+        self.scheduler = Scheduler(engine, layout, config, num_slots=len(seeds), queue=len(seeds))
 
     def run(self, batch: Batch, modality: str | None = None) -> Iterator[Progress]:
         """Yields whenever there is a word more, or a row that all pictures have; the last one is `done`.
