@@ -20,7 +20,6 @@ from transformers import GenerationConfig
 from uniadgen.config import Config, GenerateConfig
 from uniadgen.data.batch import Batch, collate
 from uniadgen.data.prompt import Layout
-from uniadgen.engine.engine import FastDecoder
 from uniadgen.engine.loop import Decoder
 from uniadgen.engine.reference import Reference
 from uniadgen.engine.released import ReleaseShaped
@@ -176,19 +175,19 @@ class Bench:
         """What all steps of the first turn's ad read: weights, keys, values. Prompts and the VQ come on top."""
         example = self.request(0)
         *_, last = self._decode(self.ours, example, 0)
-        assert isinstance(self.last_decoder, FastDecoder), "ours decodes on the engine"
-        slots = self.last_decoder.slots
-        at_end = sum(group.num_bytes for group in slots)
-        column = sum(group.num_bytes / group.filled for group in slots)
         steps = len(last.words[0]) + 2 + last.codes.shape[1]
-        return steps * (self.ours.engine.num_bytes + at_end - column * steps / 2)
+        prompts = self._laid_out(self.ours, example, 0).attend.sum(-1).tolist()
+        model = self.config.model
+        column = 2 * model.num_layers * model.hidden_size * self.ours.engine.codes.element_size()
+        return steps * (self.ours.engine.num_bytes + column * (sum(prompts) + len(prompts) * steps / 2))
+
+    def _laid_out(self, generator: AdGenerator, example: Example, seed: int) -> Batch:
+        shown = generator.choose(example.product, example.clicks, seed)
+        return collate(generator.rows([example], [shown], self.config.generate), generator.layout.pad_id)
 
     def _decode(self, generator: AdGenerator, example: Example, seed: int) -> Iterator[Any]:
-        shown = generator.choose(example.product, example.clicks, seed)
-        config = self.config.generate
-        batch = collate(generator.rows([example], [shown], config), generator.layout.pad_id)
-        self.last_decoder = generator._decoder(config, [seed], [example.product.selling_points])
-        return self.last_decoder.run(batch)
+        decoder = generator._decoder(self.config.generate, [seed], [example.product.selling_points])
+        return decoder.run(self._laid_out(generator, example, seed))
 
     def _ad(self, generator: AdGenerator, turn: int) -> None:
         example = self.request(turn)
@@ -236,12 +235,12 @@ class Bench:
         self.ours.generate(example.product, example.clicks, seed=turn)
 
     def _row_times(self, turn: int) -> list[float]:
+        """Of every row; one step may complete several."""
         began, times = time.perf_counter(), []
-        done = 0
+        side = round(self.config.cells**0.5)
         for progress in self._decode(self.ours, self.request(turn), turn):
-            if progress.codes.shape[1] > done:
-                done = progress.codes.shape[1]
-                times.append(time.perf_counter() - began)
+            more = progress.codes.shape[1] // side - len(times)
+            times += [time.perf_counter() - began] * more
         return times
 
 
