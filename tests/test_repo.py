@@ -28,6 +28,7 @@ ORDER = (
     "model",
     "engine",
     "pipeline",
+    "desk",
     "train",
     "metrics",
     "baselines",
