@@ -102,6 +102,7 @@ def test_the_stream_ends_with_the_ad(generator: AdGenerator, product: Product, c
 
 
 def test_the_stream_shows_the_text_grow_and_then_the_picture(generator: AdGenerator, product: Product, clicks) -> None:
+    generator.engine.positions = 1  # no drafts: a row is done after as many steps as it has cells
     updates = list(generator.stream(product, clicks, seed=2))[:-1]
     writing = [update for update in updates if update.picture is None]
     painting = [update for update in updates if update.picture is not None]
@@ -117,6 +118,7 @@ def test_the_stream_shows_the_text_grow_and_then_the_picture(generator: AdGenera
 
 def test_painted_rows_stay_painted(generator: AdGenerator, product: Product, clicks) -> None:
     """A preview may change at the seam to rows that were still to come; two rows above, it does not."""
+    generator.engine.positions = 1
     previews = [np.asarray(u.picture) for u in generator.stream(product, clicks, seed=2) if u.picture and not u.done]
     assert np.abs(previews[-1][:8].astype(int) - previews[-2][:8].astype(int)).max() <= 64
 
