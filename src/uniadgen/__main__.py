@@ -1,4 +1,4 @@
-"""The command line: demo, generate, check, score, train, merge, evaluate, data, bench, convert, world."""
+"""The command line: demo, generate, check, score, pbs, fig2d, train, merge, evaluate, data, bench, convert, world."""
 
 import functools
 import json
@@ -14,7 +14,7 @@ from rich.console import Console
 
 from uniadgen import files
 from uniadgen.config import Config, DatasetConfig, PrepareConfig, override, parse_overrides
-from uniadgen.recipes import recipe
+from uniadgen.recipes import PBS_RECIPES, recipe
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -145,24 +145,39 @@ def generate(
 @app.command()
 @plainly
 def train(
-    name: Annotated[str, typer.Argument(help="The recipe: nano from scratch; paper_1b, paper_7b on a base.")],
+    name: Annotated[
+        str, typer.Argument(help="The recipe: nano, pbs from scratch; paper_1b, paper_7b, paper_pbs on a base.")
+    ],
     out: Annotated[Path | None, typer.Option(help="The run's folder; a run that was stopped goes on there.")] = None,
-    base: Annotated[Path | None, typer.Option(help="Janus-Pro, in Hugging Face's layout.")] = None,
+    base: Annotated[
+        Path | None, typer.Option(help="Janus-Pro, in Hugging Face's layout; for PBS a checkpoint of MoCo v3.")
+    ] = None,
     dinov2: Annotated[Path | None, typer.Option(help="DINOv2-small, in Hugging Face's layout.")] = None,
-    data: Annotated[Path | None, typer.Option(help="A store of examples: `uniadgen data encode`.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="A store of examples: `uniadgen data encode`; for PBS a folder of pictures per product."),
+    ] = None,
     settings: Settings = None,
 ) -> None:
     """Train a recipe. Stop it at any time and run it again: it goes on to the bit.
 
     nano is trained from scratch: AdWorld is rendered, then the VQ is trained, then the model. The paper's recipes
     fine-tune Janus-Pro, on one GPU or on several: torchrun --nproc-per-node 8 -m uniadgen train paper_7b ...
-    `--set train.dry_run=true` only says what would be trained and how much memory it takes.
+    `--set train.dry_run=true` only says what would be trained and how much memory it takes. pbs and paper_pbs train the
+    metric, on AdWorld or on --data: see docs/pbs.md.
 
     Example: uniadgen train nano --out runs/nano --set train.steps=500
 
     Example: uniadgen train paper_7b --base Janus-Pro-7B --dinov2 dinov2-small --data store --out runs/own
     """
-    config = override(recipe(name), parse_overrides(settings or []))
+    changes = parse_overrides(settings or [])
+    if name in PBS_RECIPES:
+        from uniadgen.metrics.learn import train_pbs
+
+        metric = override(PBS_RECIPES[name](), changes)
+        print(f"weights: {train_pbs(metric, out or Path('runs') / name, base, data)}")
+        return
+    config = override(recipe(name), changes)
     if config.train.dry_run:
         from uniadgen.train.memory import report
 
@@ -378,11 +393,7 @@ def reproduce(
     """
     files.check_folder(out)
     if what == "fig2d":
-        try:
-            from uniadgen.metrics.fig2d import reproduce_fig2d  # pyright: ignore[reportMissingImports]
-        except ModuleNotFoundError:
-            raise ValueError("fig2d needs the metric PBS, which this version has not: expected a table") from None
-        reproduce_fig2d(out)
+        fig2d(out)
         return
     from uniadgen.evaluate.harness import Seeds
     from uniadgen.evaluate.reproduce import Reproduction
@@ -530,6 +541,76 @@ def score(
         print(out)
     if loaded.missing:
         raise typer.Exit(1)
+
+
+Metric = Annotated[str, typer.Option("--model", help="`pbs`, or a folder of PBS weights.")]
+
+
+@app.command()
+@plainly
+def pbs(
+    a: Annotated[Path, typer.Argument(help="A folder of pictures.")],
+    b: Annotated[Path, typer.Argument(help="Another one, with pictures of the same names.")],
+    out: Annotated[Path, typer.Option(help="The CSV file to write, with a line for every name.")] = Path("pbs.csv"),
+    model: Metric = "pbs",
+    threads: Threads = 0,
+) -> None:
+    """How alike are the backgrounds? PBS of two folders of pictures, paired by name, and its mean.
+
+    Names that only one folder has and pictures that cannot be read are listed, here and in the table; they take no
+    part in the mean. What is transparent is seen on white. The shipped network was trained on AdWorld and is for it:
+    see docs/pbs.md.
+
+    Example: uniadgen pbs made true --out pbs.csv --model pbs-official
+    """
+    files.check_output(out, (".csv",))
+    from uniadgen.metrics.pairs import compare, pair_up
+    from uniadgen.metrics.pbs import PBS
+
+    pairs = pair_up(a, b)
+    use_threads(threads)
+    network = PBS.from_pretrained(model)
+    with _rows("pairs", len(pairs), "pairs") as bar:
+        report = compare(pairs, out, network, lambda number: bar.advance(by=number))
+    print("\n".join((*report.lines(), str(out))))
+
+
+@app.command()
+@plainly
+def fig2d(
+    out: Annotated[Path, typer.Option(help="The folder for fig2d.json, .csv, .png and fig2d-pictures.png.")],
+    products: Annotated[int, typer.Option(min=2, help="Held-out products of AdWorld, six pictures each.")] = 288,
+    model: Metric = "pbs",
+    moco: Annotated[
+        Path | None, typer.Option(help="Also a checkpoint of MoCo v3, as its authors published it.")
+    ] = None,
+    size: Annotated[int, typer.Option(min=32, max=1024, help="Pixels of each picture.")] = 144,
+    seed: Annotated[int, typer.Option(min=0, max=2**62, help="Another seed, other scenes and another order.")] = 0,
+    threads: Threads = 0,
+) -> None:
+    """Fig. 2(d) on AdWorld: does a metric tell the same background from another one? PBS beside plain controls.
+
+    Example: uniadgen fig2d --out runs/fig2d --products 48
+    """
+    from uniadgen.metrics import fig2d as figure
+    from uniadgen.metrics.backgrounds import probes
+    from uniadgen.metrics.pbs import PBS
+    from uniadgen.metrics.trunk import Trunk
+    from uniadgen.train.log import progress_bar
+
+    world = recipe("nano").world
+    assert world is not None, "nano is trained on AdWorld"
+    use_threads(threads)
+    network = PBS.from_pretrained(model)
+    others = {} if moco is None else {"MoCo v3": Trunk.from_moco(moco).features}
+    measured = figure.metrics(network, Trunk.untrained(network.config, seed), others)
+    out.mkdir(parents=True, exist_ok=True)
+    with progress_bar("products", products) as bar:
+        shown = figure.Watched(probes(world, products, size, seed), bar.advance)
+        found = figure.study(shown, measured, size, seed)
+    figure.save(found, shown.first, out)
+    Console().print(figure.table(found))
+    print(out)
 
 
 @world_app.command()
@@ -680,6 +761,31 @@ def bench_engine(
     files.write_whole(out.with_suffix(".png"), lambda path: plot(report, path))
     Console().print(table(report))
     print(out)
+
+
+@bench_app.command("pbs")
+@plainly
+def bench_pbs(
+    pairs: Annotated[
+        int, typer.Option(min=8, help="Pairs of pictures; memory is also measured with four times these.")
+    ] = 200,
+    size: Annotated[int, typer.Option(min=32, max=4096, help="Pixels of each picture.")] = 384,
+    model: Metric = "pbs",
+    threads: Threads = 0,
+) -> None:
+    """Time `uniadgen pbs` from files to similarities, beside one picture at a time, and measure its memory.
+
+    Example: uniadgen bench pbs --pairs 500
+    """
+    import tempfile
+
+    from uniadgen.metrics.pbsbench import bench_pairs, table
+    from uniadgen.train.log import progress_bar
+
+    use_threads(threads)
+    with tempfile.TemporaryDirectory() as work, progress_bar("steps", 5) as bar:
+        found = bench_pairs(model, Path(work), pairs, size, bar.advance)
+    Console().print(table(found))
 
 
 @world_app.command()
@@ -1018,6 +1124,25 @@ def official(
     prompts = read_prompts(release, question_file, negative_file)
     with progress_bar("shards", len(shards(base)) + 1) as bar:
         convert_official(path, base, prompts, out, config, shard_bytes=int(shard_gb * 1e9), advance=bar.advance)
+    print(out)
+
+
+@convert_app.command("pbs")
+@plainly
+def convert_pbs(
+    path: Annotated[Path, typer.Argument(help="The authors' checkpoint of PBS, a file of torch.")],
+    out: Annotated[Path, typer.Option(help="The folder of weights to write.")],
+    heads: Annotated[int, typer.Option(min=1, help="Attention heads, which the tensors do not tell.")] = 12,
+) -> None:
+    """Bring the authors' PBS into a folder that `uniadgen pbs --model` reads; nothing is downloaded.
+
+    Every tensor's name and shape is checked first. Their weights, and what becomes of them, are for academic use only.
+
+    Example: uniadgen convert pbs pbs.pth --out pbs-official
+    """
+    from uniadgen.metrics.pbs import PBS
+
+    PBS.from_moco(path, heads).save(out)
     print(out)
 
 

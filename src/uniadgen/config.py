@@ -13,7 +13,8 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 MODALITIES = ("image+text", "image", "text")
 VARIANTS = ("paper", "release")
 SAMPLERS = ("by_similarity", "at_random", "most_similar", "release")
-Settings = TypeVar("Settings", bound="Config | DatasetConfig | PrepareConfig")
+Settings = TypeVar("Settings", bound="Config | PBSConfig | DatasetConfig | PrepareConfig")
+Saved = TypeVar("Saved", bound="Recipe")
 
 
 def _expect(condition: bool, name: str, got: object, expected: str) -> None:
@@ -366,8 +367,24 @@ class PrepareConfig:
     stages: StagesConfig = field(default_factory=StagesConfig)
 
 
+class Recipe:
+    """A config that a run keeps in its folder, as JSON."""
+
+    def save(self, path: Path) -> None:
+        """Writes the resolved config, aside and then renamed: a kill leaves no half of it."""
+        assert dataclasses.is_dataclass(self)
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+        partial.replace(path)
+
+    @classmethod
+    def load(cls: type[Saved], path: Path) -> Saved:
+        """Reads what `save` wrote; an unknown or missing field is an error."""
+        return _build(cls, json.loads(path.read_text()), path.name)
+
+
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Recipe):
     """Everything about one model: what it sees, what it is, how it is trained and sampled."""
 
     name: str
@@ -404,16 +421,87 @@ class Config:
         """P, image tokens of one clicked picture."""
         return (self.data.click_size // self.model.downsample) ** 2
 
-    def save(self, path: Path) -> None:
-        """Writes the resolved config as JSON, aside and then renamed: a kill leaves no half of it."""
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
-        partial.replace(path)
 
-    @staticmethod
-    def load(path: Path) -> "Config":
-        """Reads what `save` wrote; an unknown or missing field is an error."""
-        return _build(Config, json.loads(path.read_text()), path.name)
+@dataclass(frozen=True, kw_only=True)
+class PBSModelConfig(Recipe):
+    """The network of PBS, and how it looks at a picture; the defaults are the authors' (ViT-B/16)."""
+
+    resize: int = 256  # px, shorter side; then the middle is cut out (release)
+    image_size: int = 224  # px, side of that middle
+    patch_size: int = 16
+    hidden_size: int = 768
+    num_layers: int = 12
+    num_heads: int = 12
+    intermediate_size: int = 3072
+    features: int = 64  # what the trunk's output is compressed to (release)
+
+    def __post_init__(self) -> None:
+        size, patch = self.image_size, self.patch_size
+        for name in ("patch_size", "num_layers", "num_heads", "intermediate_size", "features"):
+            _expect(getattr(self, name) > 0, f"model.{name}", getattr(self, name), "more than 0")
+        _expect(size > 0 and size % patch == 0, "model.image_size", size, f"a multiple of {patch} (pixels per patch)")
+        _expect(self.resize >= size, "model.resize", self.resize, f"at least model.image_size, {size}")
+        width, heads = self.hidden_size, self.num_heads
+        _expect(width > 0 and width % heads == 0, "model.hidden_size", width, f"a multiple of {heads} heads")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastConfig:
+    """What PBS learns from: groups of pictures of one product, each told from the others by its background.
+
+    The release has no training script; what it leaves open is MoCo v3's (arXiv 2104.02057) or ours, as said.
+    """
+
+    pair_num: int = 3  # pictures of one product in a group (release; the paper speaks of pairs, which is 2)
+    temperature: float = 1.0  # T (release)
+    momentum: float = 0.99  # of the encoder that follows (MoCo v3; the release leaves it open)
+    hidden_size: int = 4096  # of projector and predictor (release)
+    train_trunk: bool = False  # the release's builder freezes it
+    in_batch_negatives: bool = False  # also tell a picture from other groups' (release: commented out)
+    # the two views of a picture
+    min_crop: float = 0.08  # share of its area, at least (MoCo v3)
+    flip: float = 0.5  # probability, likewise the next two, for the first and the second view
+    blur: tuple[float, float] = (1.0, 0.1)  # sigma of 0.1 to 2 pixels of 224 (release)
+    solarise: tuple[float, float] = (0.0, 0.2)  # (MoCo v3)
+    # MoCo v3 also changes colours. Much of that would teach PBS to ignore a background's.
+    colour_jitter: float = 0.0  # its strength; MoCo v3's is 1
+    grey: float = 0.0  # probability (MoCo v3: 0.2)
+    other_product: float = 0.0  # share of second views of other products in the same style; AdWorld only (ours)
+
+    def __post_init__(self) -> None:
+        _expect(self.pair_num >= 2, "contrast.pair_num", self.pair_num, "2 or more, so that there is a negative")
+        _expect(self.hidden_size > 0, "contrast.hidden_size", self.hidden_size, "more than 0")
+        _expect(self.temperature > 0, "contrast.temperature", self.temperature, "more than 0")
+        _expect(0 < self.min_crop <= 1, "contrast.min_crop", self.min_crop, "a share in (0, 1]")
+        for name in ("momentum", "flip", "colour_jitter", "grey", "other_product"):
+            _expect(0 <= getattr(self, name) <= 1, f"contrast.{name}", getattr(self, name), "a share in [0, 1]")
+        for name in ("blur", "solarise"):
+            shares = getattr(self, name)
+            both = len(shares) == 2 and all(0 <= share <= 1 for share in shares)
+            _expect(both, f"contrast.{name}", shares, "two shares in [0, 1], one for each view")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PBSConfig(Recipe):
+    """Everything about one training of PBS (paper section 3)."""
+
+    name: str
+    model: PBSModelConfig = field(default_factory=PBSModelConfig)
+    contrast: ContrastConfig = field(default_factory=ContrastConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    world: WorldConfig | None = None  # set where the pictures are AdWorld's
+    picture_size: int = 144  # px, of AdWorld's pictures: with nano's, one stock serves both
+
+    def __post_init__(self) -> None:
+        rows, group = self.train.batch_size, self.contrast.pair_num
+        _expect(rows % group == 0, "train.batch_size", rows, f"a multiple of contrast.pair_num, {group}")
+        _expect(self.train.rows_at_once == 0, "train.rows_at_once", self.train.rows_at_once, "0 for PBS")
+        _expect(not self.train.checkpointing, "train.checkpointing", self.train.checkpointing, "false for PBS")
+        _expect(self.picture_size >= 8, "picture_size", self.picture_size, "8 or more")
+        other = self.contrast.other_product
+        _expect(self.world is not None or other == 0, "contrast.other_product", other, "0 where world is not set")
+        shoppers = 0 if self.world is None else self.world.num_shoppers
+        _expect(shoppers == 0, "world.num_shoppers", shoppers, "0 for PBS, which needs every picture of a product")
 
 
 def replace_in(config: Config, **changes: Any) -> Config:

@@ -6,9 +6,12 @@ from functools import partial
 
 from uniadgen.config import (
     Config,
+    ContrastConfig,
     DataConfig,
     GenerateConfig,
     ModelConfig,
+    PBSConfig,
+    PBSModelConfig,
     TrainConfig,
     WorldConfig,
     nearest,
@@ -161,9 +164,47 @@ def official_7b() -> Config:
     )
 
 
+def pbs() -> PBSConfig:
+    """PBS in small, trained from scratch on AdWorld on 2 cores."""
+    return PBSConfig(
+        name="pbs",
+        model=PBSModelConfig(
+            resize=110,
+            image_size=96,
+            hidden_size=128,
+            num_layers=4,
+            num_heads=4,
+            intermediate_size=512,
+        ),
+        contrast=ContrastConfig(
+            pair_num=8,
+            temperature=0.2,
+            hidden_size=512,
+            train_trunk=True,
+            min_crop=0.4,
+            blur=(0.3, 0.3),
+            solarise=(0.0, 0.0),
+        ),
+        train=TrainConfig(
+            steps=500, batch_size=64, learning_rate=1e-3, warmup=30, decay=0.6, weight_decay=0.05, save_every=100
+        ),
+        world=WorldConfig(),
+    )
+
+
+def paper_pbs() -> PBSConfig:
+    """PBS as the paper and the authors' code have it: heads on a frozen MoCo v3; what they leave open is MoCo v3's."""
+    return PBSConfig(
+        name="paper_pbs",
+        contrast=ContrastConfig(pair_num=2),
+        train=TrainConfig(batch_size=256, learning_rate=1.5e-4, weight_decay=0.1, betas=(0.9, 0.999)),
+    )
+
+
 ABLATIONS = (nano_pss, nano_history, nano_baseline, nano_image, nano_text, nano_at_random, nano_most_similar)
 RECIPES: dict[str, Callable[[], Config]] = {f.__name__: f for f in (nano, *ABLATIONS, paper_1b, paper_7b, official_7b)}
 RECIPES |= {f"nano_{number}_clicks": partial(nano_clicks, number) for number in (3, 5, 8, 10, 12)}
+PBS_RECIPES = {f.__name__: f for f in (pbs, paper_pbs)}  # of the metric
 
 
 def recipe(name: str) -> Config:

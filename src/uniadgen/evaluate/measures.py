@@ -86,6 +86,7 @@ MEASURES: Final[dict[str, Measure]] = {
     "codebook": share("VQ: codebook used", yes_no=False, model=Aim(0.6)),
     "same": share("same request and seed: same bytes", model=Aim(1)),
     "differs": share("another history: another picture", model=Aim(1)),
+    "pbs": Measure("PBS: background like the true picture's"),
     "clip": Measure("CLIP: like the true picture"),
     "dinov3": Measure("DINOv3: like the true picture"),
     "mocov3": Measure("MoCo v3: like the true picture"),

@@ -10,6 +10,7 @@ from PIL import Image
 
 from uniadgen.evaluate.measures import Scorer, Setting, Values
 from uniadgen.evaluate.requests import Request
+from uniadgen.metrics.pbs import NAME, PBS, pbs
 from uniadgen.metrics.pictures import PictureScore, similarity
 from uniadgen.metrics.prompts import prompts_of
 from uniadgen.records import Ad
@@ -28,6 +29,12 @@ def published(name: str, setting: Setting) -> Scorer:
     if isinstance(metric, PictureScore):
         return OfPicture(name, metric, setting)
     return AgainstTarget(name, partial(similarity, metric), setting)
+
+
+def background(setting: Setting) -> Scorer:
+    """PBS between an ad's picture and the target's; the shipped network, if no other's folder is given."""
+    network = PBS.from_pretrained(setting.weights.get(NAME, NAME))
+    return AgainstTarget(NAME, partial(pbs, model=network), setting)
 
 
 def chosen(ads: Sequence[Ad], setting: Setting) -> list[Image.Image]:

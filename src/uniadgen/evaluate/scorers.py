@@ -8,7 +8,7 @@ import numpy as np
 
 from uniadgen.data import cutout
 from uniadgen.evaluate.measures import Scorer, Setting, Values
-from uniadgen.evaluate.pictures import PUBLISHED, published
+from uniadgen.evaluate.pictures import PUBLISHED, background, published
 from uniadgen.evaluate.requests import Request
 from uniadgen.evaluate.truth import StyleScorer, WordsScorer
 from uniadgen.metrics.check import CheckReport, check
@@ -113,10 +113,11 @@ SCORERS: Final[dict[str, Callable[[Setting], Scorer]]] = {
     "text_english": lambda setting: TextScorer("english"),
     "checks_picture": lambda setting: ChecksScorer("picture"),
     "checks_text": lambda setting: ChecksScorer("text"),
+    "pbs": background,
     **{name: partial(published, name) for name in PUBLISHED},
 }
 PROBES: Final = "model"  # the name of what is measured of a model itself: `probes`
-BY_DEFAULT: Final = ("style", "words", "pasted", "text", "checks_picture", "checks_text", PROBES)
+BY_DEFAULT: Final = ("style", "words", "pasted", "text", "pbs", "checks_picture", "checks_text", PROBES)
 
 
 def scorers_of(names: Sequence[str], setting: Setting) -> list[Scorer]:

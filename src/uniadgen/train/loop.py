@@ -26,7 +26,7 @@ from torch.optim import Optimizer
 from transformers.models.dinov2.modeling_dinov2 import Dinov2Layer
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from uniadgen.config import Config, TrainConfig
+from uniadgen.config import Recipe, TrainConfig
 from uniadgen.model.preference import Block
 from uniadgen.train.log import Metrics, progress_bar
 
@@ -215,11 +215,11 @@ def checkpoints(folder: Path) -> list[tuple[int, Path]]:
     return sorted((int(match[1]), path) for match, path in found if match)
 
 
-def keep_config(config: Config, folder: Path) -> None:
+def keep_config(config: Recipe, folder: Path) -> None:
     """Writes the config of a run into its folder; `ValueError` when the folder holds a run of another one."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "recipe.json"
-    if path.exists() and Config.load(path) != config:
+    if path.exists() and type(config).load(path) != config:
         raise ValueError(
             f"{folder} holds a run of another config, expected the same: choose another --out or delete it"
         )
