@@ -291,9 +291,9 @@ def evaluate(
     metrics: Annotated[
         str | None,
         typer.Option(
-            help="With commas between: style, words, pasted, text, text_strict, text_english, checks_picture, "
+            help="With commas between: style, words, pasted, text, text_strict, text_english, pbs, checks_picture, "
             "checks_text, model; clip, dinov3, mocov3, pickscore, imagereward, ase with --weights. Default: the first "
-            "nine but text_strict and text_english, where the right answers are known."
+            "ten but text_strict and text_english, where the right answers are known."
         ),
     ] = None,
     data: Annotated[

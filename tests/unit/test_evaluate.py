@@ -402,6 +402,14 @@ def test_a_true_picture_is_like_itself(published: dict[str, str]) -> None:
         assert scorer.score(ads, asked)[scorer.name] == pytest.approx([1, 1], abs=1e-5)
 
 
+def test_pbs_is_a_scorer_and_may_have_other_weights() -> None:
+    asked = [Shades.request(number) for number in (3, 9)]
+    ads = Truth(16).generate_batch([request.example for request in asked], [0, 0])
+    (scorer,) = scorers_of(["pbs"], Setting(picture="painted"))
+    assert scorer.score(ads, asked)["pbs"] == pytest.approx([1, 1], abs=1e-5)
+    assert Plan(models=["nano"], weights={"pbs": "own"}).weights == {"pbs": "own"}
+
+
 def test_a_published_metric_without_weights_says_what_goes_where() -> None:
     with pytest.raises(ValueError, match=r"clip: no weights given, expected a folder with .*clip=FOLDER"):
         scorers_of(["clip"], Setting())

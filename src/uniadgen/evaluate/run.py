@@ -18,6 +18,7 @@ from uniadgen.evaluate.report import Report
 from uniadgen.evaluate.requests import Requests, WorldRequests
 from uniadgen.evaluate.scorers import BY_DEFAULT, PROBES, SCORERS, scorers_of
 from uniadgen.evaluate.summary import summarise
+from uniadgen.metrics.pbs import NAME
 from uniadgen.metrics.prompts import PROMPTS
 from uniadgen.pipeline import AdGenerator
 
@@ -49,7 +50,7 @@ class Plan:
             ("metric", self.metrics, [*SCORERS, PROBES]),
             ("picture", [self.picture], PICTURES),
             ("prompt", [self.prompt], PROMPTS),
-            ("metric with weights", self.weights, PUBLISHED),
+            ("metric with weights", self.weights, [*PUBLISHED, NAME]),
         ):
             if wrong := [name for name in names if name not in known]:
                 raise ValueError(f"unknown {what} {wrong[0]!r}{nearest(wrong[0], list(known))}")

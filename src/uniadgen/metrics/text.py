@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from math import exp, log
 
 import numpy as np
@@ -72,16 +72,18 @@ def score_texts(
 def _score(text: str, references: Sequence[str], profile: str, scores: Sequence[str]) -> list[float]:
     said, known = _words(text, profile), [_words(reference, profile) for reference in references]
     longest = _rouge_l_of_sets if profile == "paper" else lambda one, other: rouge_l(one.tokens, other.tokens)
-    average = lambda one, other: float(np.mean([_overlap(one, other, n) for n in ORDERS]))  # noqa: E731
+    one, all_ = cache(lambda: _bleus(said, known[:1])), cache(lambda: _bleus(said, known))
+    rouges = cache(lambda: [longest(said, reference) for reference in known])
+    overlaps = cache(lambda: [sum(_overlap(said, reference, n) for n in ORDERS) / 4 for reference in known])
     found = {
-        "bleu": lambda: _bleu(said, known[:1], 4),
-        "rouge_l": lambda: longest(said, known[0]),
-        "m_bleu": lambda: _bleu(said, known, 4),
-        "m_rouge": lambda: max(longest(said, reference) for reference in known),
-        "bleu_avg": lambda: float(np.mean([_bleu(said, known[:1], n) for n in ORDERS])),
-        "rouge_avg": lambda: average(said, known[0]),
-        "m_bleu_avg": lambda: float(np.mean([_bleu(said, known, n) for n in ORDERS])),
-        "m_rouge_avg": lambda: max(average(said, reference) for reference in known),
+        "bleu": lambda: one()[-1],
+        "rouge_l": lambda: rouges()[0],
+        "m_bleu": lambda: all_()[-1],
+        "m_rouge": lambda: max(rouges()),
+        "bleu_avg": lambda: sum(one()) / 4,
+        "rouge_avg": lambda: overlaps()[0],
+        "m_bleu_avg": lambda: sum(all_()) / 4,
+        "m_rouge_avg": lambda: max(overlaps()),
     }
     return [found[name]() for name in scores]
 
@@ -129,21 +131,23 @@ def bleu(hypothesis: Tokens, references: Sequence[Tokens], order: int = 4) -> fl
 
     With several references their n-grams are pooled (m-BLEU). A text that shares no n-gram of an order scores 0.
     """
-    return _bleu(_Words(hypothesis), [_Words(reference) for reference in references], order)
+    return _bleus(_Words(hypothesis), [_Words(reference) for reference in references])[order - 1]
 
 
-def _bleu(said: _Words, known: Sequence[_Words], order: int) -> float:
-    length, total = len(said.tokens), 0.0
-    for n in range(order):
-        pooled = [reference.ngrams[n] for reference in known]
-        matched = 0
-        for gram, count in said.ngrams[n].items():
-            matched += min(count, max([grams.get(gram, 0) for grams in pooled]))
-        if not matched:
-            return 0.0
-        total += log(matched / (length - n))
+def _bleus(said: _Words, known: Sequence[_Words]) -> list[float]:
+    """BLEU up to n-grams of each order."""
+    length, total, found = len(said.tokens), 0.0, [0.0] * len(ORDERS)
     closest = min((abs(len(reference.tokens) - length), len(reference.tokens)) for reference in known)[1]
-    return exp(total / order + min(0.0, 1 - closest / length))
+    for n, made in enumerate(said.ngrams):
+        matched: dict[tuple[str, ...], int] = {}
+        for true in (reference.ngrams[n] for reference in known):
+            for gram in made.keys() & true.keys():
+                matched[gram] = max(matched.get(gram, 0), min(made[gram], true[gram]))
+        if not matched:
+            break
+        total += log(sum(matched.values()) / (length - n))
+        found[n] = exp(total / (n + 1) + min(0.0, 1 - closest / length))
+    return found
 
 
 def rouge_l(hypothesis: Tokens, reference: Tokens) -> float:
