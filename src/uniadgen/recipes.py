@@ -184,11 +184,11 @@ def pbs() -> PBSConfig:
             min_crop=0.5,
             blur=(0.3, 0.3),
             solarise=(0.0, 0.0),
-            colour_jitter=0.3,
+            colour_jitter=0.25,
             other_product=0.5,
         ),
         train=TrainConfig(
-            steps=800, batch_size=80, learning_rate=1e-3, warmup=30, decay=0.7, weight_decay=0.05, save_every=100
+            steps=400, batch_size=80, learning_rate=1e-3, warmup=30, decay=0.6, weight_decay=0.05, save_every=100
         ),
         world=WorldConfig(),
     )
