@@ -28,10 +28,12 @@ ORDER = (
     "model",
     "engine",
     "pipeline",
+    "desk",
     "train",
     "metrics",
     "evaluate",
     "speed",
+    "traffic",
     "files",
     "demo",
 )

@@ -409,6 +409,7 @@ def test_both_branches_have_the_control_and_the_first_cell_has_none(
         return forward(x, position, attend, control)
 
     monkeypatch.setattr(generator.engine.layers, "forward", listening)
+    monkeypatch.setattr(generator.engine, "positions", 1)  # one cell in a step
     generator.generate(product, clicks)
     assert len(controls) == 4
     assert (controls[0] == 0).all()
