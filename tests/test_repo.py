@@ -34,6 +34,7 @@ ORDER = (
     "baselines",
     "evaluate",
     "speed",
+    "traffic",
     "files",
     "demo",
 )

@@ -402,7 +402,6 @@ def test_both_branches_have_the_control_and_the_first_cell_has_none(
 ) -> None:
     controls: list[torch.Tensor] = []
     step = generator.engine.step
-    generator.engine.positions = 1  # no drafts: one cell in every step
 
     def listening(slots, x, position, control, firsts):
         if control is not None:
@@ -410,6 +409,7 @@ def test_both_branches_have_the_control_and_the_first_cell_has_none(
         return step(slots, x, position, control, firsts)
 
     monkeypatch.setattr(generator.engine, "step", listening)
+    monkeypatch.setattr(generator.engine, "positions", 1)  # no drafts: one cell in every step
     generator.generate(product, clicks)
     assert len(controls) == 4
     assert (controls[0] == 0).all()
