@@ -28,11 +28,13 @@ ORDER = (
     "model",
     "engine",
     "pipeline",
+    "desk",
     "train",
     "metrics",
     "baselines",
     "evaluate",
     "speed",
+    "traffic",
     "files",
     "demo",
 )

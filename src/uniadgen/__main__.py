@@ -788,6 +788,41 @@ def bench_pbs(
     Console().print(table(found))
 
 
+@bench_app.command("serving")
+@plainly
+def bench_serving(
+    model: Annotated[str, typer.Option(help="`nano`, or a folder of weights.")] = "nano",
+    load: Annotated[
+        list[float] | None,
+        typer.Option(
+            min=0.01, help="Ads asked for, 1: as many as full static batches make. Repeatable. 0.5, 0.8, 1.2."
+        ),
+    ] = None,
+    slots: Annotated[int, typer.Option(min=1, help="Ads made at once, at most.")] = 8,
+    requests: Annotated[int, typer.Option(min=2, help="Requests of each load and turn.")] = 32,
+    turns: Annotated[int, typer.Option(min=1, help="How often each way serves each load.")] = 2,
+    out: Annotated[Path, typer.Option(help="Where the figures are written.")] = Path("serving.json"),
+    threads: Threads = 0,
+) -> None:
+    """Serve made-up requests that come at random moments: continuously, and in static batches.
+
+    The clock stands still while nobody asks for anything. See docs/speed.md for how to read the figures.
+
+    Example: uniadgen bench serving --load 0.5 --load 0.9 --threads 2
+    """
+    files.check_output(out, (".json",))
+    from uniadgen.traffic import Traffic, table
+    from uniadgen.train.log import progress_bar
+
+    use_threads(threads)
+    loads = load or [0.5, 0.8, 1.2]
+    with progress_bar("visits", 1 + 2 * turns * len(loads)) as bar:
+        report = Traffic(model, slots).measure(loads, requests, turns, bar.advance)
+    files.write_whole(out, report.save)
+    Console().print(table(report))
+    print(out)
+
+
 @world_app.command()
 @plainly
 def log(

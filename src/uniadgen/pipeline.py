@@ -16,10 +16,11 @@ from torch import Tensor
 
 from uniadgen.config import Config, GenerateConfig, nearest, override
 from uniadgen.data import cutout, history
-from uniadgen.data.batch import Row, collate
+from uniadgen.data.batch import Batch, Row, collate
 from uniadgen.data.prompt import Layout, Shown
 from uniadgen.engine.engine import Engine, Recent
 from uniadgen.engine.loop import Decoder, Progress
+from uniadgen.engine.together import FastDecoder
 from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration
 from uniadgen.model.weights import load
 from uniadgen.records import Ad, Click, Example, Product
@@ -40,6 +41,16 @@ class Update:
     ad: Ad | None = None
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Requests that are made together, and which clicks of each the model is shown."""
+
+    examples: Sequence[Example]
+    seeds: Sequence[int]
+    config: GenerateConfig
+    shown: Sequence[list[int]]
+
+
 class AdGenerator:
     """Makes ads with one loaded model. `AdGenerator.from_pretrained("nano").generate(product, clicks).picture`."""
 
@@ -54,8 +65,10 @@ class AdGenerator:
         """Made ready with the first ad; from then on the model stays where and as it is."""
         return Engine(self.model)
 
-    def _decoder(self, config: GenerateConfig, seeds: Sequence[int], points: Sequence[Sequence[str]]) -> Decoder:
-        return self.engine.decoder(self.layout, config, seeds, points)
+    def _decoder(
+        self, config: GenerateConfig, seeds: Sequence[int], points: Sequence[Sequence[str]]
+    ) -> Decoder | FastDecoder:
+        return FastDecoder(self.engine, self.layout, config, seeds, points)
 
     @classmethod
     def from_pretrained(cls, name: str | Path) -> "AdGenerator":
@@ -110,12 +123,25 @@ class AdGenerator:
             if ads:
                 yield Update(ads[0].text, ads[0].picture, True, ads[0])
             else:
-                yield Update(self.layout.said(progress.words[0]).strip(), self._preview(progress), False)
+                yield self.update(progress)
 
     def _run(
         self, examples: Sequence[Example], seeds: Sequence[int], guidance: float | None
     ) -> Iterator[tuple[Progress, list[Ad]]]:
         """Decoding progress; with the last step come the finished ads."""
+        asked = self.ask(examples, seeds, guidance)
+        points = [example.product.selling_points for example in examples]
+        decoder = self._decoder(asked.config, seeds, points)
+        texts = None
+        *_, last = self.layout.passes
+        for modality in self.layout.passes:
+            for progress in decoder.run(self.lay_out(asked, texts), modality):
+                finished = progress.done and modality == last
+                yield progress, self.finish(asked, progress) if finished else []
+            texts = [self.layout.text_of(words) for words in decoder.words]
+
+    def ask(self, examples: Sequence[Example], seeds: Sequence[int], guidance: float | None = None) -> Asked:
+        """Requests made ready; `ValueError` where a seed or the guidance is none."""
         for seed in seeds:
             if not 0 <= seed < 2**63:
                 raise ValueError(f"seed is {seed}, expected 0 or more and less than 2^63: choose another")
@@ -123,16 +149,11 @@ class AdGenerator:
         if guidance is not None:
             config = override(self.config, {"generate.guidance": guidance}).generate
         shown = [self.choose(e.product, e.clicks, seed) for e, seed in zip(examples, seeds, strict=True)]
-        points = [example.product.selling_points for example in examples]
-        decoder = self._decoder(config, seeds, points)
-        texts = None
-        *_, last = self.layout.passes
-        for modality in self.layout.passes:
-            rows = self.rows(examples, shown, config, texts)
-            for progress in decoder.run(collate(rows, self.layout.pad_id), modality):
-                finished = progress.done and modality == last
-                yield progress, self._finish(examples, progress, seeds, shown, config) if finished else []
-            texts = [self.layout.text_of(words) for words in decoder.words]
+        return Asked(examples, seeds, config, shown)
+
+    def lay_out(self, asked: Asked, texts: Sequence[str] | None = None) -> Batch:
+        """What the engine reads; `texts` are what an earlier pass wrote."""
+        return collate(self.rows(asked.examples, asked.shown, asked.config, texts), self.layout.pad_id)
 
     def choose(self, product: Product, clicks: Sequence[Click], seed: int) -> list[int]:
         """Which clicks the model is shown (Eq. 6): their indices."""
@@ -176,26 +197,25 @@ class AdGenerator:
         return self.codes.get(key, lambda: self.model.encode_pictures(to_pixels(picture[None]))[0].numpy())
 
     @torch.no_grad()
-    def _finish(
-        self,
-        examples: Sequence[Example],
-        progress: Progress,
-        seeds: Sequence[int],
-        shown: Sequence[list[int]],
-        config: GenerateConfig,
-    ) -> list[Ad]:
-        side = self.config.data.image_size
-        pictures = [Image.new("RGB", (side, side), "white")] * len(examples)  # a text-only model paints nothing
+    def finish(self, asked: Asked, progress: Progress) -> list[Ad]:
+        """The ads, once all their words and codes are there."""
+        side, number = self.config.data.image_size, len(asked.examples)
+        pictures = [Image.new("RGB", (side, side), "white")] * number  # a text-only model paints nothing
         if progress.codes.shape[1]:
             painted = [self.model.decode_pictures(codes[None]) for codes in progress.codes]  # each alone, as above
             pictures = to_pictures(torch.cat(painted))
         ads = []
-        for example, painted, words, seed, chosen in zip(examples, pictures, progress.words, seeds, shown, strict=True):
+        parts = zip(asked.examples, pictures, progress.words, asked.seeds, asked.shown, strict=True)
+        for example, painted, words, seed, chosen in parts:
             canvas = self.layout.place(example.product.cutout, ENLARGE * side)
             text = self.layout.text_of(words).strip()
-            record = {"model": self.config.name, "seed": seed, "shown": chosen, **dataclasses.asdict(config)}
+            record = {"model": self.config.name, "seed": seed, "shown": chosen, **dataclasses.asdict(asked.config)}
             ads.append(Ad(cutout.paste(painted, canvas), painted, text, seed, MappingProxyType(record)))
         return ads
+
+    def update(self, progress: Progress) -> Update:
+        """How far one ad is."""
+        return Update(self.layout.said(progress.words[0]).strip(), self._preview(progress), False)
 
     @torch.no_grad()
     def _preview(self, progress: Progress) -> Image.Image | None:

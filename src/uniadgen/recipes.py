@@ -177,16 +177,18 @@ def pbs() -> PBSConfig:
             intermediate_size=512,
         ),
         contrast=ContrastConfig(
-            pair_num=8,
-            temperature=0.2,
+            pair_num=20,
+            temperature=0.1,
             hidden_size=512,
             train_trunk=True,
-            min_crop=0.4,
+            min_crop=0.5,
             blur=(0.3, 0.3),
             solarise=(0.0, 0.0),
+            colour_jitter=0.25,
+            other_product=0.5,
         ),
         train=TrainConfig(
-            steps=500, batch_size=64, learning_rate=1e-3, warmup=30, decay=0.6, weight_decay=0.05, save_every=100
+            steps=400, batch_size=80, learning_rate=1e-3, warmup=30, decay=0.6, weight_decay=0.05, save_every=100
         ),
         world=WorldConfig(),
     )

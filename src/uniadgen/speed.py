@@ -1,6 +1,7 @@
 """How fast a model makes ads here: beside other ways to decode it, and beside what the memory's speed allows."""
 
 import json
+import math
 import os
 import platform
 import time
@@ -20,7 +21,6 @@ from transformers import GenerationConfig
 from uniadgen.config import Config, GenerateConfig
 from uniadgen.data.batch import Batch, collate
 from uniadgen.data.prompt import Layout
-from uniadgen.engine.engine import FastDecoder
 from uniadgen.engine.loop import Decoder
 from uniadgen.engine.reference import Reference
 from uniadgen.engine.released import ReleaseShaped
@@ -99,17 +99,8 @@ class Bench:
         self.agree = True  # all ways made the same ads
 
     def request(self, turn: int, num_clicks: int | None = None) -> Example:
-        """A made-up one, of a product and a shopper that no other turn has."""
-        rng = np.random.default_rng(turn)
-        side = 3 * self.config.data.image_size
-        cutout = np.zeros((side, side, 4), np.uint8)
-        cutout[side // 4 : -side // 4, side // 4 : -side // 4] = (*rng.integers(256, size=3), 255)
-        points = ("dishwasher safe", "gift box included", "keeps warm for hours")
-        product = Product(Image.fromarray(cutout), f"A mug for the kitchen, number {turn}.", points)
-        num_clicks = self.config.data.num_clicks if num_clicks is None else num_clicks
-        pictures = rng.integers(256, size=(num_clicks, 6, 6, 3), dtype=np.uint8)
-        clicks = (Click(Image.fromarray(p).resize((200, 200)), "a red kettle for the kitchen") for p in pictures)
-        return Example(product, tuple(clicks))
+        """One that no other turn has."""
+        return request(self.config, turn, num_clicks)
 
     def ways(self) -> Iterator[tuple[str, str, int, Callable[[int], object]]]:
         """(group, name, ads, what makes them from a turn's request)."""
@@ -134,9 +125,9 @@ class Bench:
         step_bytes = self.ours.engine.num_bytes
         buffer = torch.ones(step_bytes // 4)
         for turn in range(turns + 1):
-            speeds.append(step_bytes / _timed(buffer.sum) / 1e9)
+            speeds.append(step_bytes / timed(buffer.sum) / 1e9)
             for group, name, _, make in ways:
-                seconds[group, name].append(_timed(partial(make, turn)))
+                seconds[group, name].append(timed(partial(make, turn)))
                 advance(name)
             rows.append(self._row_times(1000 + turn))
         speed = median(speeds[1:])
@@ -147,7 +138,7 @@ class Bench:
         once = self._reference()
         lines.insert(0, Line(AD, "plain reference, no cache (once)", 1, once, (once,)))
         return Report(
-            _machine(),
+            machine(),
             self.name,
             torch.get_num_threads(),
             os.getloadavg()[0],
@@ -176,19 +167,19 @@ class Bench:
         """What all steps of the first turn's ad read: weights, keys, values. Prompts and the VQ come on top."""
         example = self.request(0)
         *_, last = self._decode(self.ours, example, 0)
-        assert isinstance(self.last_decoder, FastDecoder), "ours decodes on the engine"
-        slots = self.last_decoder.slots
-        at_end = sum(group.num_bytes for group in slots)
-        column = sum(group.num_bytes / group.filled for group in slots)
         steps = len(last.words[0]) + 2 + last.codes.shape[1]
-        return steps * (self.ours.engine.num_bytes + at_end - column * steps / 2)
+        prompts = self._laid_out(self.ours, example, 0).attend.sum(-1).tolist()
+        model = self.config.model
+        column = 2 * model.num_layers * model.hidden_size * self.ours.engine.codes.element_size()
+        return steps * (self.ours.engine.num_bytes + column * (sum(prompts) + len(prompts) * steps / 2))
+
+    def _laid_out(self, generator: AdGenerator, example: Example, seed: int) -> Batch:
+        shown = generator.choose(example.product, example.clicks, seed)
+        return collate(generator.rows([example], [shown], self.config.generate), generator.layout.pad_id)
 
     def _decode(self, generator: AdGenerator, example: Example, seed: int) -> Iterator[Any]:
-        shown = generator.choose(example.product, example.clicks, seed)
-        config = self.config.generate
-        batch = collate(generator.rows([example], [shown], config), generator.layout.pad_id)
-        self.last_decoder = generator._decoder(config, [seed], [example.product.selling_points])
-        return self.last_decoder.run(batch)
+        decoder = generator._decoder(self.config.generate, [seed], [example.product.selling_points])
+        return decoder.run(self._laid_out(generator, example, seed))
 
     def _ad(self, generator: AdGenerator, turn: int) -> None:
         example = self.request(turn)
@@ -236,22 +227,35 @@ class Bench:
         self.ours.generate(example.product, example.clicks, seed=turn)
 
     def _row_times(self, turn: int) -> list[float]:
-        began, times = time.perf_counter(), []
-        done = 0
+        began, times, side = time.perf_counter(), [], math.isqrt(self.config.cells)
         for progress in self._decode(self.ours, self.request(turn), turn):
-            if progress.codes.shape[1] > done:
-                done = progress.codes.shape[1]
-                times.append(time.perf_counter() - began)
+            new = progress.codes.shape[1] // side - len(times)  # with drafts, one step may end several
+            times += [time.perf_counter() - began] * new
         return times
 
 
-def _timed(make: Callable[[], object]) -> float:
+def request(config: Config, number: int, num_clicks: int | None = None) -> Example:
+    """A made-up one, of a product and a shopper of its own; with a full history by default."""
+    rng = np.random.default_rng(number)
+    side = 3 * config.data.image_size
+    cutout = np.zeros((side, side, 4), np.uint8)
+    cutout[side // 4 : -side // 4, side // 4 : -side // 4] = (*rng.integers(256, size=3), 255)
+    points = ("dishwasher safe", "gift box included", "keeps warm for hours")
+    product = Product(Image.fromarray(cutout), f"A mug for the kitchen, number {number}.", points)
+    num_clicks = config.data.num_clicks if num_clicks is None else num_clicks
+    pictures = rng.integers(256, size=(num_clicks, 6, 6, 3), dtype=np.uint8)
+    clicks = (Click(Image.fromarray(p).resize((200, 200)), "a red kettle for the kitchen") for p in pictures)
+    return Example(product, tuple(clicks))
+
+
+def timed(make: Callable[[], object]) -> float:
+    """Seconds that it took."""
     began = time.perf_counter()
     make()
     return time.perf_counter() - began
 
 
-def _machine() -> str:
+def machine() -> str:
     """Processor, cores, torch."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []

@@ -10,13 +10,14 @@ from uniadgen.config import (
     DataConfig,
     GenerateConfig,
     ModelConfig,
+    PBSConfig,
     nearest,
     override,
     parse_overrides,
     replace_in,
 )
 from uniadgen.pipeline import SHIPPED
-from uniadgen.recipes import RECIPES, nano, paper_1b, paper_7b, recipe
+from uniadgen.recipes import RECIPES, nano, paper_1b, paper_7b, pbs, recipe
 
 
 @pytest.mark.parametrize(
@@ -254,3 +255,4 @@ def test_configs_cannot_be_changed_in_place() -> None:
 
 def test_the_shipped_weights_are_of_the_recipe_that_train_runs() -> None:
     assert Config.load(SHIPPED / "nano" / "recipe.json") == nano()
+    assert PBSConfig.load(SHIPPED / "pbs" / "recipe.json") == pbs()

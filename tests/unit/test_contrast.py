@@ -258,6 +258,8 @@ def test_what_a_training_lacks_is_named(tmp_path: Path, products: Path) -> None:
         train_pbs(small, tmp_path / "run")
     with pytest.raises(ValueError, match="expected --base"):
         train_pbs(small, tmp_path / "run", data=products)
+    with pytest.raises(ValueError, match=r"--set contrast\.other_product=0"):
+        train_pbs(pbs_recipe(), tmp_path / "run", data=products)
     with pytest.raises(ValueError, match="none of 4 folders has 5 pictures"):
         Folders(products, 5)
     base = checkpoint(tmp_path / "moco.pth", moco_tensors(), "state_dict")

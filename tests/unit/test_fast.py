@@ -21,6 +21,7 @@ from uniadgen.engine.loop import Decoder, Progress
 from uniadgen.engine.reference import Made, Reference
 from uniadgen.engine.released import ReleaseShaped
 from uniadgen.engine.sampling import draw
+from uniadgen.engine.together import FastDecoder
 from uniadgen.model.configuration import architecture
 from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration
 
@@ -51,7 +52,7 @@ def branches(make_row: Callable[..., Row]) -> Callable[[int, GenerateConfig], li
     return rows
 
 
-def ask(decoder: Decoder, requests: list[list[Row]], modality: str | None = None) -> Progress:
+def ask(decoder: Decoder | FastDecoder, requests: list[list[Row]], modality: str | None = None) -> Progress:
     """Decodes to the end."""
     rows = [branch for branches in zip(*requests, strict=True) for branch in branches]
     *_, last = decoder.run(collate(rows, decoder.layout.pad_id), modality)
@@ -74,7 +75,8 @@ def check_all(model, layout: Layout, branches, config: GenerateConfig, modality:
         points = [POINTS] * len(batch)
         for decoder in (
             ReleaseShaped(model, layout, config, seeds, points),
-            Engine(model).decoder(layout, config, seeds, points),
+            FastDecoder(Engine(model, positions=1), layout, config, seeds, points),
+            FastDecoder(Engine(model, positions=12), layout, config, seeds, points),
         ):
             assert made(ask(decoder, requests, modality)) == [expected[request] for request in batch]
 
@@ -124,9 +126,9 @@ def test_each_thing_is_done_once_for_an_ad(model, layout: Layout, branches) -> N
         counted(model.preference, "forward") as histories,
         counted(engine.layers, "read") as prompts,
     ):
-        ask(engine.decoder(layout, GUIDED, [0], [POINTS]), [branches(3, GUIDED)])
+        ask(FastDecoder(engine, layout, GUIDED, [0], [POINTS]), [branches(3, GUIDED)])
         assert [len(calls) for calls in (controls, histories, prompts)] == [1, 1, 2]
-        ask(engine.decoder(layout, GUIDED, [1], [POINTS]), [branches(3, GUIDED)])
+        ask(FastDecoder(engine, layout, GUIDED, [1], [POINTS]), [branches(3, GUIDED)])
         assert [len(calls) for calls in (controls, histories, prompts)] == [2, 2, 3]  # the prompt without history stays
 
 
@@ -134,20 +136,22 @@ def test_the_prompt_without_history_is_read_without_padding(model, layout: Layou
     engine = Engine(model)
     rows = branches(3, GUIDED)
     with counted(engine.layers, "read") as prompts:
-        ask(engine.decoder(layout, GUIDED, [0], [POINTS]), [rows])
+        ask(FastDecoder(engine, layout, GUIDED, [0], [POINTS]), [rows])
     assert [len(args[0]) for args in prompts] == [len(row.ids) for row in rows]
     assert len(rows[1].ids) < len(rows[0].ids)
 
 
 def test_candidates_of_a_request_share_what_does_not_depend_on_the_seed(model, layout: Layout, branches) -> None:
-    engine = Engine(model)
-    decoder = engine.decoder(layout, GUIDED, range(4), [POINTS] * 4)
+    engine = Engine(model, positions=1)
+    decoder = FastDecoder(engine, layout, GUIDED, range(4), [POINTS] * 4)
+    rows = [branch for branch in branches(3, GUIDED) for _ in range(4)]
     with counted(model.foreground, "forward") as controls, counted(engine.layers, "read") as prompts:
-        ask(decoder, [branches(3, GUIDED)] * 4)
+        next(decoder.run(collate(rows, layout.pad_id)))
     assert [len(args[0]) for args in controls] == [1]
     assert len(prompts) == 2
-    assert [group.rows for group in decoder.slots] == [4, 4]
-    own = max(group.keys.shape[3] for group in decoder.slots)
+    groups = list(decoder.scheduler.groups.values())
+    assert [len(group.owners) for group in groups] == [4, 4]
+    own = max(group.keys.shape[3] for group in groups)
     assert own == layout.config.cells + GUIDED.max_words + 2  # no room for a prompt: it is not copied
 
 
@@ -164,29 +168,32 @@ class Written(TorchDispatchMode):
         return out
 
 
-def written_by_steps(decoder: Decoder, rows: list[Row]) -> list[int]:
-    """Bytes written at each step of the image stage."""
-    batch = collate(rows, decoder.layout.pad_id)
-    decoder.num_branches = len(rows)
-    bytes_of = []
-    with torch.no_grad():
-        decoder._read(batch, "image")
-        for cell in range(6):
-            with Written() as written:
-                decoder._step(torch.zeros(1, 64), cell)
-            bytes_of.append(written.total)
-    return bytes_of
+def written(make: Callable[[], object]) -> int:
+    """Bytes that it wrote."""
+    with Written() as bytes_of:
+        make()
+    return bytes_of.total
 
 
 def test_keys_and_values_stay_where_they_are(model, layout: Layout, branches) -> None:
     """What a step writes does not grow with what came before; in the loop over a growing cache it does."""
     rows = branches(3, GUIDED)
-    loop = written_by_steps(Decoder(model, layout, GUIDED, [0], [POINTS]), rows)
-    ours = written_by_steps(Engine(model).decoder(layout, GUIDED, [0], [POINTS]), rows)
-    assert ours[1:] == ours[:-1]
+    batch = collate(rows, layout.pad_id)
+    loop = Decoder(model, layout, GUIDED, [0], [POINTS])
+    ours = FastDecoder(Engine(model, positions=1), layout, GUIDED, [0], [POINTS])
+    loop.num_branches = 2
+    with torch.no_grad():
+        loop._read(batch, "image")
+        theirs = [written(lambda cell=cell: loop._step(torch.zeros(1, 64), cell)) for cell in range(6)]
+    steps = ours.run(batch, "image")
+    scheduler = ours.scheduler
+    next(steps)  # the first row of cells
+    bytes_of = {cell: written(scheduler.step) for cell in range(4, 16)}
+    amid_a_row = [bytes_of[cell] for cell in (5, 6, 9, 10, 13, 14)]  # at its ends, noise is drawn and progress told
+    assert len(set(amid_a_row)) == 1
     keys_and_values = 4 * 2 * 2 * 64 * 4  # layers, both, rows, width, bytes
-    assert all(after - before >= keys_and_values for before, after in pairwise(loop))
-    assert ours[0] < loop[0] / 3
+    assert all(after - before >= keys_and_values for before, after in pairwise(theirs))
+    assert amid_a_row[0] < theirs[0] / 3
 
 
 def test_weights_are_held_once(model) -> None:

@@ -25,7 +25,7 @@ from uniadgen.config import Config, override
 from uniadgen.data.batch import Batch, Kind
 from uniadgen.data.release import NEW_TOKENS, Prompts, ReleaseLayout, layout_of
 from uniadgen.data.sentences import read_prompts
-from uniadgen.engine.engine import FastDecoder
+from uniadgen.engine.together import FastDecoder
 from uniadgen.model import official
 from uniadgen.model.configuration import architecture
 from uniadgen.model.convert import convert_janus
@@ -403,12 +403,13 @@ def test_both_branches_have_the_control_and_the_first_cell_has_none(
     controls: list[torch.Tensor] = []
     step = generator.engine.step
 
-    def listening(slots, x, position, control):
+    def listening(slots, x, position, control, firsts):
         if control is not None:
-            controls.append(control)
-        return step(slots, x, position, control)
+            controls.extend(control.unbind(1))
+        return step(slots, x, position, control, firsts)
 
     monkeypatch.setattr(generator.engine, "step", listening)
+    monkeypatch.setattr(generator.engine, "positions", 1)  # no drafts: one cell in every step
     generator.generate(product, clicks)
     assert len(controls) == 4
     assert (controls[0] == 0).all()

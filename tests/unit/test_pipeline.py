@@ -101,23 +101,33 @@ def test_the_stream_ends_with_the_ad(generator: AdGenerator, product: Product, c
     assert same(updates[-1].ad, generator.generate(product, clicks, seed=2))
 
 
-def test_the_stream_shows_the_text_grow_and_then_the_picture(generator: AdGenerator, product: Product, clicks) -> None:
-    updates = list(generator.stream(product, clicks, seed=2))[:-1]
+@pytest.fixture
+def step_by_step(generator: AdGenerator, monkeypatch) -> AdGenerator:
+    """The generator without drafts, of which one step may paint all of so small a picture."""
+    monkeypatch.setattr(generator.engine, "positions", 1)
+    return generator
+
+
+def test_the_stream_shows_the_text_grow_and_then_the_picture(
+    step_by_step: AdGenerator, product: Product, clicks
+) -> None:
+    updates = list(step_by_step.stream(product, clicks, seed=2))[:-1]
     writing = [update for update in updates if update.picture is None]
     painting = [update for update in updates if update.picture is not None]
     assert updates == writing + painting
     assert all(after.text.startswith(before.text) for before, after in pairwise(writing))
     assert len({update.text for update in painting}) == 1
-    cell = generator.config.model.downsample
+    cell = step_by_step.config.model.downsample
     for row, update in enumerate(painting[:3], start=1):
         pixels = np.asarray(update.picture)
         assert (pixels[row * cell :] == 128).all()  # not yet painted: grey
         assert pixels[: row * cell].std() > 0
 
 
-def test_painted_rows_stay_painted(generator: AdGenerator, product: Product, clicks) -> None:
+def test_painted_rows_stay_painted(step_by_step: AdGenerator, product: Product, clicks) -> None:
     """A preview may change at the seam to rows that were still to come; two rows above, it does not."""
-    previews = [np.asarray(u.picture) for u in generator.stream(product, clicks, seed=2) if u.picture and not u.done]
+    updates = step_by_step.stream(product, clicks, seed=2)
+    previews = [np.asarray(u.picture) for u in updates if u.picture and not u.done]
     assert np.abs(previews[-1][:8].astype(int) - previews[-2][:8].astype(int)).max() <= 64
 
 

@@ -47,11 +47,10 @@ def test_a_way_that_makes_other_ads_is_told(bench: Bench, monkeypatch) -> None:
 
 def test_the_limit_counts_weights_keys_and_values(bench: Bench) -> None:
     """Four layers of width 64: by hand, for the ad of the first turn."""
-    counted = bench.limit_bytes()
-    slots = bench.last_decoder.slots
+    example = bench.request(0)
+    *_, last = bench._decode(bench.ours, example, 0)
+    steps = len(last.words[0]) + 2 + 16
     layer, head = 4 * 64**2 + 3 * 64 * 128 + 2 * 64, 64 * 64 + 64 + 64 * 64 + 64
-    filled = [group.filled for group in slots]
-    words = len(bench.last_decoder.words[0])
-    steps = words + 2 + 16
-    columns = sum(steps * end - steps * steps / 2 for end in filled)
-    assert counted == pytest.approx(4 * (steps * (4 * layer + head) + columns * 4 * 2 * 64))
+    prompts = bench._laid_out(bench.ours, example, 0).attend.sum(-1).tolist()
+    columns = sum(steps * prompt + steps * steps / 2 for prompt in prompts)
+    assert bench.limit_bytes() == pytest.approx(4 * (steps * (4 * layer + head) + columns * 4 * 2 * 64))

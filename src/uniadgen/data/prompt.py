@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -37,6 +38,7 @@ STYLE = {
     "zh": "文案风格参照<text_ph>，图片风格参照<image_ph>。",
 }
 TITLES = 1 << 17  # texts whose token ids are remembered
+_ENCODING = Lock()
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
 
 
@@ -155,7 +157,7 @@ class Layout:
         row.write([token_id(self.tokenizer, self.tokenizer.bos_token)], Kind.PROMPT)
         said, style = instruction(description, selling_points, bool(clicks), template)
         row.write(self.words(said), Kind.PROMPT)
-        for token in self.tokenizer.encode(style, add_special_tokens=False):
+        for token in encode(self.tokenizer, style, special=True):
             if token == self.text_ph:
                 row.write([word for title in titles for word in title], Kind.CLICK_TEXT)
             elif token == self.image_ph:
@@ -177,7 +179,7 @@ class Layout:
 
     def _spell(self, text: str) -> tuple[int, ...]:
         """A person's words; `<image>` among them is spelt out and is no special token."""
-        return tuple(self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+        return encode(self.tokenizer, text)
 
 
 class Writer:
@@ -197,6 +199,15 @@ class Writer:
         click_ids = tuple(np.asarray(title, dtype=np.int64) for title in titles)
         ids, kind = np.concatenate(self.ids), np.concatenate(self.kind)
         return Row(ids, kind, click_ids, codes.astype(np.int64), cutout)
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, text: str, special: bool = False) -> tuple[int, ...]:
+    """The ids of a text; special tokens in it are only words, unless `special` says that they count.
+
+    Whether they count is a setting of the tokenizer itself while it works, so threads take turns.
+    """
+    with _ENCODING:
+        return tuple(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=not special))
 
 
 def token_id(tokenizer: PreTrainedTokenizerBase, token: object, wanted: Sequence[str] = SPECIAL_TOKENS) -> int:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from uniadgen.engine.kernels import forward
-from uniadgen.engine.layers import Layers, Slots
+from uniadgen.engine.layers import Layers
+from uniadgen.engine.slots import Slots
 
 
 class CompiledStep:
@@ -36,32 +37,33 @@ class CompiledStep:
     def __call__(
         self,
         slots: Sequence[Slots],
-        x: Float[Tensor, "rows D"],
-        position: Int[Tensor, "rows"],
-        control: Float[Tensor, "rows C"] | None,
-    ) -> Float[Tensor, "rows D"]:
-        """The slots have been advanced; groups stand one after the other in `x`."""
-        x = x.clone()  # of embeddings that others may hold
-        states, at = numbers(x), position.numpy()
-        added = np.zeros((len(x), 0), np.float32) if control is None else numbers(control)
+        x: Float[Tensor, "rows k D"],
+        position: Int[Tensor, "rows k"],
+        control: Float[Tensor, "rows k C"] | None,
+        firsts: Sequence[int],
+    ) -> Float[Tensor, "rows k D"]:
+        """As `slots.step`; where a row stands is read from `position`, which is here at hand."""
+        count, flat = x.shape[1], x.flatten(0, 1).clone()  # of embeddings that others may hold
+        states, at = numbers(flat), position.flatten().numpy()
+        added = np.zeros((len(flat), 0), np.float32) if control is None else numbers(control.flatten(0, 1))
         sites = self.sites if control is not None else np.full_like(self.sites, -1)
         angles = tuple(numbers(table[:, 0]) for table in self.layers.angles)
         share = -(-len(x) // torch.get_num_threads())  # rows of a thread
         work, first = [], 0
         for group in slots:
-            for start in range(0, group.rows, share):
-                rows = np.arange(start, min(start + share, group.rows))
-                here = slice(first + start, first + start + len(rows))
-                held = held_by(group)
-                work.append(
-                    (states[here], rows, at[here], added[here], angles, sites, self.parameters, self.layers.eps, *held)
-                )
-            first += group.rows
+            num = len(group.owners)
+            for start in range(0, num, share):
+                end = min(start + share, num)
+                here = slice((first + start) * count, (first + end) * count)
+                places = np.arange(start, end).repeat(count), at[here] - group.skipped, at[here]
+                settings = angles, sites, self.parameters, self.layers.eps
+                work.append((states[here], *places, added[here], *settings, held_by(group)))
+            first += num
         done = [self.pool.submit(forward, *part) for part in work[1:]]
         forward(*work[0])
         for other in done:
             other.result()
-        return self.layers.rms(x, self.layers.norm)
+        return self.layers.rms(flat, self.layers.norm).view_as(x)
 
 
 def numbers(tensor: Tensor) -> NDArray[Any]:
@@ -69,10 +71,9 @@ def numbers(tensor: Tensor) -> NDArray[Any]:
     return tensor.detach().contiguous().numpy()
 
 
-def held_by(group: Slots) -> tuple[tuple[NDArray[Any], ...], int]:
-    """Keys, values and bars of a group's rows, those of the prompt that they share, and how many columns are filled."""
-    own = (group.keys.numpy(), group.values.numpy(), group.barred[:, 0, 0].numpy())
+def held_by(group: Slots) -> tuple[NDArray[Any], ...]:
+    """Keys and values of a group's rows, and of the prompt that they share."""
     if group.shared is None:
-        none = group.keys[:, 0, :, :0]
-        return (*own, numbers(none), numbers(none)), group.filled
-    return (*own, numbers(group.shared.keys), numbers(group.shared.values)), group.filled
+        none = numbers(group.keys[:, 0, :, :0])
+        return group.keys.numpy(), group.values.numpy(), none, none
+    return group.keys.numpy(), group.values.numpy(), numbers(group.shared.keys), numbers(group.shared.values)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from uniadgen.data.prompt import language_of
+from uniadgen.data.prompt import encode, language_of
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,7 @@ class Vocabulary:
         connectors = [word for word in connectors if ("en" if word.isascii() else "zh") in languages]
 
         def spell(*words: str) -> tuple[tuple[int, ...], ...]:
-            encode = lambda text: tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)  # noqa: E731
-            return tuple(tuple(encode(space + word)) for word in words for space in ("", " "))
+            return tuple(encode(tokenizer, space + word) for word in words for space in ("", " "))
 
         openers = (spell(word)[0] for word in (*points, *connectors) if word[0].isascii() and word[0].isalnum())
         return cls(spell(*points), spell(*connectors), end, frozenset(openers), num_spellings=2)
@@ -105,5 +104,5 @@ class Speller:
             self.last = set().union(*map(self.vocabulary.spellings_of, finished))
         for point in finished:
             if point < len(self.vocabulary.points):
-                self.said |= self.vocabulary.spellings_of(point)
+                self.said = self.said | self.vocabulary.spellings_of(point)  # the old one may be a copy's too
         self.started, self.left = True, self.left - 1

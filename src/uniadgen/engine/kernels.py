@@ -90,11 +90,8 @@ def _add_values(to, chances, values):
 
 
 @compiled
-def _softmax(scores, barred, scale):
-    """In place; the last scores are those that something may bar."""
-    own = scores.shape[0] - barred.shape[0]
-    for i in range(barred.shape[0]):
-        scores[own + i] += barred[i]
+def _softmax(scores, scale):
+    """In place."""
     most = scores.max()
     total = ZERO
     for i in range(scores.shape[0]):
@@ -106,32 +103,34 @@ def _softmax(scores, barred, scale):
 
 
 @compiled
-def _attend(to, q, keys, values, shared_keys, shared_values, barred, scores):
-    """What one row's heads (h, d) find in the prompt it shares, (h, P, d), and in its own columns, (h, room, d)."""
-    scale, filled, shared = np.float32(1 / math.sqrt(q.shape[1])), barred.shape[0], shared_keys.shape[1]
+def _attend(to, q, keys, values, shared_keys, shared_values, scores):
+    """What heads (h, d) find in the prompt that their row shares, (h, P, d), and in its own columns, (h, room, d)."""
+    scale, shared = np.float32(1 / math.sqrt(q.shape[1])), shared_keys.shape[1]
+    filled = scores.shape[0] - shared
     to[:] = ZERO
     for head in range(q.shape[0]):
         _scores(scores[:shared], q[head], shared_keys[head])
         _scores(scores[shared:], q[head], keys[head, :filled])
-        _softmax(scores, barred, scale)
+        _softmax(scores, scale)
         _add_values(to[head], scores[:shared], shared_values[head])
         _add_values(to[head], scores[shared:], values[head, :filled])
 
 
 @compiled
-def forward(x, rows, position, control, angles, sites, parameters, eps, slots, filled):
-    """Takes rows `x` (n, D) of one group through all layers, in place; they are `rows` in the group's slots.
+def forward(x, rows, columns, position, control, angles, sites, parameters, eps, slots):
+    """Takes positions `x` (n, D) of one group through all layers, in place.
 
-    `position` says where each stands in `angles`; of the `filled` columns this step makes the newest.
+    `rows` says in which row of the group's slots each stands, `columns` in which column, seeing what is before it
+    there and what is shared; `position` is its place in `angles`.
     """
     cos, sin = angles
-    keys, values, barred, shared_keys, shared_values = slots
+    keys, values, shared_keys, shared_values = slots
     n, width = x.shape
     heads, size, inner = keys.shape[2], keys.shape[4], parameters[0][4].shape[1] // 2
     normed, found = np.empty((n, width), np.float32), np.empty((n, heads, size), np.float32)
     qkv, gate_up = np.empty((n, 3 * width), np.float32), np.empty((n, 2 * inner), np.float32)
     gated = np.empty((n, inner), np.float32)
-    scores = np.empty(shared_keys.shape[2] + filled, np.float32)
+    scores = np.empty(shared_keys.shape[2] + columns.max() + 1, np.float32)
     for number in range(len(parameters)):
         norm, joined, out, second_norm, wide, down = parameters[number]
         if sites[number] >= 0:
@@ -140,19 +139,21 @@ def forward(x, rows, position, control, angles, sites, parameters, eps, slots, f
         qkv[:] = ZERO
         _add_product(qkv, normed, joined)
         split = qkv.reshape(n, 3 * heads, size)
-        for row in range(n):
-            at, own = rows[row], split[row]
-            _turn(own[: 2 * heads], cos[position[row]], sin[position[row]])
-            keys[number, at, :, filled - 1] = own[heads : 2 * heads]
-            values[number, at, :, filled - 1] = own[2 * heads :]
-            here, there, bars = keys[number, at], values[number, at], barred[at, :filled]
-            _attend(found[row], own[:heads], here, there, shared_keys[number], shared_values[number], bars, scores)
+        for i in range(n):
+            own = split[i]
+            _turn(own[: 2 * heads], cos[position[i]], sin[position[i]])
+            keys[number, rows[i], :, columns[i]] = own[heads : 2 * heads]
+            values[number, rows[i], :, columns[i]] = own[2 * heads :]
+        for i in range(n):
+            here, there = keys[number, rows[i]], values[number, rows[i]]
+            seen = scores[: shared_keys.shape[2] + columns[i] + 1]
+            _attend(found[i], split[i, :heads], here, there, shared_keys[number], shared_values[number], seen)
         _add_product_of(x, found.reshape(n, width), out)
         _norm(normed, x, second_norm, eps)
         gate_up[:] = ZERO
         _add_product(gate_up, normed, wide)
-        for row in range(n):
-            for i in range(inner):
-                gate = gate_up[row, i]
-                gated[row, i] = gate / (ONE + np.float32(math.exp(-gate))) * gate_up[row, inner + i]
+        for i in range(n):
+            for j in range(inner):
+                gate = gate_up[i, j]
+                gated[i, j] = gate / (ONE + np.float32(math.exp(-gate))) * gate_up[i, inner + j]
         _add_product_of(x, gated, down)

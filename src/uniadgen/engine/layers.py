@@ -1,11 +1,11 @@
-"""The decoder's layers over keys and values that stay in place: transformers' parameters, joined, and no other code."""
+"""The decoder's layers: transformers' parameters, joined, and no other code; whoever steps keeps keys and values."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import LlamaModel
 
@@ -106,7 +106,7 @@ class Layers:
         return self.rms(x, self.norm)
 
     def rms(self, x: Tensor, weight: Tensor) -> Tensor:
-        return F.rms_norm(x, weight.shape, weight, self.eps)
+        return torch.rms_norm(x, weight.shape, weight, self.eps)
 
     def read(self, embeds: Float[Tensor, "S D"]) -> Prefix:
         """A prompt, all at once."""
@@ -124,94 +124,6 @@ class Layers:
 
         self.forward(embeds, torch.arange(len(embeds), device=embeds.device), attend)
         return kept
-
-
-class Slots:
-    """Where a group of n rows keeps its keys and values: (layers, n, heads, room, d), written in place, never moved.
-
-    Rows of different prompts stand at the right of the slots, so that every step writes one column. Rows of the same
-    prompt share it: each of them attends to it and to its own column by one softmax over both.
-    """
-
-    def __init__(self, prefixes: Sequence[Prefix], room: int, shared: bool) -> None:
-        first = prefixes[0].keys
-        lengths = [prefix.keys.shape[2] for prefix in prefixes]
-        self.rows = len(prefixes)
-        self.shared = prefixes[0] if shared else None
-        self.filled = 0 if shared else max(lengths)
-        layers, heads, _, width = first.shape
-        shape = (layers, self.rows, heads, self.filled + room, width)
-        self.keys, self.values = first.new_empty(shape), first.new_empty(shape)
-        self.barred = first.new_zeros(self.rows, 1, 1, self.filled + room)  # -inf where a row must not look
-        self.ragged = False
-        if not shared:
-            for row, prefix in enumerate(prefixes):
-                self._put(row, prefix)
-
-    def _put(self, row: int, prefix: Prefix) -> None:
-        length = prefix.keys.shape[2]
-        here = slice(self.filled - length, self.filled)
-        self.keys[:, row, :, here], self.values[:, row, :, here] = prefix
-        if length < self.filled:
-            self.ragged = True
-            self.keys[:, row, :, : self.filled - length] = 0  # barred, but it must be a number
-            self.values[:, row, :, : self.filled - length] = 0
-            self.barred[row, ..., : self.filled - length] = float("-inf")
-
-    @property
-    def num_bytes(self) -> int:
-        """Of the keys and values that the next step reads."""
-        own = 2 * self.keys[:, :, :, : self.filled].numel()
-        shared = 0 if self.shared is None else 2 * self.shared.keys.numel()
-        return (own + shared) * self.keys.element_size()
-
-    def advance(self, live: Bool[Tensor, "n"] | None) -> None:
-        """One more column; rows that are not live will not look at it."""
-        if live is not None and not live.all():
-            self.ragged = True
-            self.barred[~live.to(self.barred.device), ..., self.filled] = float("-inf")
-        self.filled += 1
-
-    def attend(self, number: int, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "n h d"]:
-        """One position for every row, in the newest column."""
-        keys, values = self.keys[number], self.values[number]
-        keys[:, :, self.filled - 1], values[:, :, self.filled - 1] = k, v
-        keys, values = keys[:, :, : self.filled], values[:, :, : self.filled]
-        barred = self.barred[..., : self.filled] if self.ragged else None
-        if self.shared is None:
-            return F.scaled_dot_product_attention(q[:, :, None], keys, values, attn_mask=barred)[:, :, 0]
-        before = self.shared.keys[number], self.shared.values[number]
-        own = q[:, :, None] @ keys.transpose(-1, -2)  # (n, h, 1, filled)
-        if barred is not None:
-            own = own + barred
-        both = torch.cat([each(q, before[0].transpose(-1, -2)), own], dim=-1)
-        chances = (both * q.shape[-1] ** -0.5).softmax(-1)
-        first, second = chances.split([before[0].shape[1], self.filled], dim=-1)
-        return (each(first[:, :, 0], before[1]) + second @ values)[:, :, 0]
-
-
-def each(rows: Float[Tensor, "n h a"], shared: Float[Tensor, "h a b"]) -> Float[Tensor, "n h 1 b"]:
-    """Every row by what all rows share, which is read once."""
-    return (rows.transpose(0, 1) @ shared).transpose(0, 1)[:, :, None]
-
-
-def step(
-    layers: Layers,
-    slots: Sequence[Slots],
-    x: Float[Tensor, "rows D"],
-    position: Int[Tensor, "rows"],
-    control: Float[Tensor, "rows C"] | None,
-) -> Float[Tensor, "rows D"]:
-    """One position for every row of every group, groups one after the other. The slots have been advanced."""
-    sizes = [group.rows for group in slots]
-
-    def attend(number: int, *qkv: Tensor) -> Tensor:
-        if len(slots) == 1:
-            return slots[0].attend(number, *qkv)
-        parts = zip(slots, *(t.split(sizes) for t in qkv), strict=True)
-        return torch.cat([group.attend(number, q, k, v) for group, q, k, v in parts])
-
-    return layers.forward(x, position, attend, control)
 
 
 def join(*linears: nn.Module) -> Float[Tensor, "D out"]:

@@ -30,7 +30,7 @@ class Decoder:
     """Decodes R requests. Rows: R with everything, then, if guided, R of the branch that leaves something out.
 
     Every request has its own seed, so its ad does not depend on who else is in the batch (up to rounding). This class
-    steps by `model.decode`, whatever the model is wrapped in (adapters, shards); `engine.Engine` replaces the steps.
+    steps by `model.decode`, whatever the model is wrapped in (adapters, shards); `together.FastDecoder` is fast.
     """
 
     def __init__(
@@ -127,14 +127,7 @@ class Decoder:
     def _control(self, batch: Batch, fused: Fused | None) -> Float[Tensor, "rows K C"]:
         """Computed once per picture; a branch that leaves the product or the history out has nothing of it."""
         control = self.model.foreground(batch.cutout[: self.num_requests])
-        return self.model.add_preference(self._branches(control), batch, fused)
-
-    def _branches(self, control: Float[Tensor, "R K C"]) -> Float[Tensor, "rows K C"]:
-        """The product's control in every branch, or nothing where it is left out."""
-        branches = [control] * self.num_branches
-        if self.config.leave_out in ("product", "both"):
-            branches[1:] = [torch.zeros_like(control)] * (self.num_branches - 1)
-        return torch.cat(branches)
+        return self.model.add_preference(branches(control, self.num_branches, self.config.leave_out), batch, fused)
 
     def _embed(self, tokens: Int[Tensor, "R"]) -> Float[Tensor, "R D"]:
         return self.model.get_input_embeddings()(tokens.to(self.model.device))
@@ -184,3 +177,9 @@ class Decoder:
 
     def _guide(self, logits: Float[Tensor, "rows V"]) -> Float[Tensor, "R V"]:
         return guide(logits.float(), self.num_branches, self.config.guidance)
+
+
+def branches(control: Float[Tensor, "R K C"], number: int, leave_out: str) -> Float[Tensor, "rows K C"]:
+    """The product's control in every branch of guidance, or nothing where it is left out."""
+    others = torch.zeros_like(control) if leave_out in ("product", "both") else control
+    return torch.cat([control] + [others] * (number - 1))

@@ -7,8 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 
-def guide(logits: Float[Tensor, "rows V"], num_branches: int, guidance: float) -> Float[Tensor, "R V"]:
-    """Classifier-free guidance: u + guidance (c - u)."""
+def guide(logits: Float[Tensor, "rows V"], num_branches: int, guidance: float | Tensor) -> Float[Tensor, "R V"]:
+    """Classifier-free guidance: u + guidance (c - u). `guidance` may differ between requests: (R, 1)."""
     if num_branches == 1:
         return logits
     with_all, without = logits.chunk(2)
@@ -39,3 +39,33 @@ def sample(
     if 0 < top_k < logits.shape[-1]:
         logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], float("-inf"))
     return (logits + noise.to(logits.device)).argmax(-1)
+
+
+class Noise:
+    """The noise of one request's words, drawn ahead where drafts are verified; what is drawn and not used goes back."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self.generator = generator
+        self.start = generator.get_state()
+        self.used = 0
+        self.ahead: Tensor | None = None  # drawn and not used yet (n, V)
+
+    def peek(self, count: int, size: int) -> Float[Tensor, "n V"]:
+        """The noise of the next `count` words."""
+        here = 0 if self.ahead is None else len(self.ahead)
+        if here < count:
+            more = draw([self.generator], count - here, size)[0]
+            self.ahead = more if self.ahead is None else torch.cat([self.ahead, more])
+        assert self.ahead is not None, "at least one word is asked for"
+        return self.ahead[:count]
+
+    def use(self, count: int) -> None:
+        """So many words have been written; a greedy choice took none of it."""
+        if self.ahead is not None:
+            self.ahead, self.used = self.ahead[count:], self.used + count
+
+    def end(self) -> None:
+        """The generator stands where it would, had nothing been drawn ahead."""
+        if self.ahead is not None and len(self.ahead):
+            self.generator.set_state(self.start)
+            torch.rand(self.used, self.ahead.shape[1], generator=self.generator)

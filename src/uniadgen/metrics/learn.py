@@ -1,12 +1,14 @@
 """PBS is trained: on AdWorld, whose pictures are rendered first, or on one's own products' pictures."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from PIL import Image
 
 from uniadgen.config import PBSConfig, WorldConfig
@@ -48,6 +50,11 @@ def train_pbs(config: PBSConfig, folder: Path, base: Path | None = None, data: P
         raise ValueError("PBS was started as one of several processes, expected one alone: start it without torchrun")
     if config.world is None and data is None:
         raise ValueError(f"recipe {config.name} has no pictures of its own, expected --data: a folder for each product")
+    if data is not None and config.contrast.other_product > 0:
+        raise ValueError(
+            f"contrast.other_product is {config.contrast.other_product}, expected 0 with --data, where no other "
+            "product's background is known to be the same: --set contrast.other_product=0"
+        )
     if not config.contrast.train_trunk and base is None:
         raise ValueError(f"recipe {config.name} trains no trunk, expected --base: a checkpoint of MoCo v3")
     start = None if base is None else Trunk.from_moco(base, config.model.num_heads)
@@ -133,20 +140,23 @@ class Folders:
 
 
 class Batches:
-    """Batches of views, each a pure function of the step."""
+    """Batches of views, each a pure function of the step; groups are made in threads."""
 
     def __init__(self, config: PBSConfig, source: Source) -> None:
         self.config, self.source = config, source
 
     def batch(self, step: int) -> Views:
         """`train.batch_size` pictures in groups of `contrast.pair_num`."""
-        config, size = self.config.contrast, self.config.train.batch_size
-        rng = np.random.default_rng([self.config.train.seed, step])
-        groups = [self.source.group(config.pair_num, rng) for _ in range(size // config.pair_num)]
-        side = self.config.model.image_size
-        seen = [
-            [random_view(picture, side, config, number, rng) for number, picture in enumerate(same)]
-            for group in groups
-            for same in group
-        ]
+        number = self.config.train.batch_size // self.config.contrast.pair_num
+        generators = np.random.default_rng([self.config.train.seed, step]).spawn(number)
+        with ThreadPoolExecutor() as pool:
+            seen = [views for group in pool.map(self._group, generators) for views in group]
         return Views(*(to_pixels(torch.from_numpy(np.stack(views))) for views in zip(*seen, strict=True)))
+
+    def _group(self, rng: np.random.Generator) -> list[list[UInt8[np.ndarray, "S S 3"]]]:
+        """Both views of every picture of a group."""
+        config, side = self.config.contrast, self.config.model.image_size
+        return [
+            [random_view(picture, side, config, number, rng) for number, picture in enumerate(same)]
+            for same in self.source.group(config.pair_num, rng)
+        ]

@@ -1,0 +1,149 @@
+"""One ad in the making: what it feeds in the next step, and what it makes of what came out."""
+
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass, field
+
+import torch
+
+from uniadgen.config import GenerateConfig
+from uniadgen.data.prompt import Layout
+from uniadgen.engine.faithful import Speller, Vocabulary
+from uniadgen.engine.lookup import LONGEST, Lookup
+from uniadgen.engine.sampling import Noise
+from uniadgen.engine.ticket import Ticket
+
+
+@dataclass(frozen=True)
+class Window:
+    """The positions that one ad feeds in one step: first what is known to be right, then drafts of what may follow.
+
+    From the last one that is known to be right on, every position predicts something: all a word, or all a cell.
+    """
+
+    words: list[int]  # fed; where a code is fed, whatever
+    cells: list[int]  # predicted at each position; where none is, the number of cells
+    sure: int
+    says: int = 0  # positions that predict a word
+    paints: int = 0  # positions that predict a cell
+    allowed: list[list[int]] = field(default_factory=list)  # for each predicted word, where not all are
+
+    @property
+    def asks(self) -> range:
+        """The positions that predict something."""
+        return range(self.sure - 1, self.sure - 1 + self.says + self.paints)
+
+    def padded(self, count: int, cells: int) -> tuple[list[int], list[int]]:
+        """`words` and `cells` for so many positions; nobody looks at what was added."""
+        more = count - len(self.words)
+        return self.words + [0] * more, self.cells + [cells] * more
+
+
+class Making:
+    """One ad: the text is written word by word, then the picture is painted cell by cell."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        config: GenerateConfig,
+        generator: torch.Generator,
+        points: Sequence[str],
+        modality: str,
+        lookup: Lookup | None = None,
+    ) -> None:
+        self.layout, self.generator, self.lookup = layout, generator, lookup
+        self.max_words, self.guidance = config.max_words, config.guidance
+        self.ticket = Ticket()
+        self.cells = layout.config.cells if "image" in modality else 0
+        self.writing = "text" in modality
+        self.pending = [layout.start_text if self.writing else layout.start_image]  # known, and not fed yet
+        self.words: list[int] = []
+        self.cell = 0  # cells that have been painted
+        self.fed = 0  # positions after the prompt whose keys and values are kept
+        self.speller = None
+        if self.writing and config.connecting_words:
+            said = Vocabulary.of(layout.tokenizer, points, config.connecting_words, layout.end_text)
+            self.speller = Speller(said, config.max_words)
+
+    @property
+    def room(self) -> int:
+        """Positions after the prompt, at most."""
+        return (self.max_words + 2) * self.writing + self.cells
+
+    @property
+    def done(self) -> bool:
+        """Nothing is left to be made."""
+        return not self.writing and self.cell == self.cells
+
+    def join(self, slot: int, lengths: Sequence[int]) -> None:
+        """Takes a slot. Its prompts, so long, have been read: the generator's next numbers are the answer's."""
+        self.slot, self.lengths = slot, lengths
+        self.noise = Noise(self.generator)
+        self.drawn = 0  # rows of cells whose noise has been drawn
+
+    def window(self, most: int) -> Window:
+        """What to feed: at most so many positions."""
+        nothing = self.layout.config.cells
+        if self.writing:
+            return self._words(most, nothing)
+        known = self.pending[:most]
+        if len(known) < len(self.pending):
+            return Window(known, [nothing] * len(known), len(known))
+        sure = max(len(known), 1)
+        paints = min(most - sure + 1, self.cells - self.cell)
+        cells = [nothing] * (sure - 1) + list(range(self.cell, self.cell + paints))
+        return Window(known + [0] * (len(cells) - len(known)), cells, sure, paints=paints)
+
+    def _words(self, most: int, nothing: int) -> Window:
+        """The last word, and drafts: often just one word may follow, or did follow the same words in the prompt."""
+        words, allowed, end = list(self.pending), [], self.layout.end_text
+        speller = copy(self.speller)
+        while True:
+            if speller is not None:
+                allowed.append(speller.allowed())
+            draft = self._draft(words, allowed[-1] if allowed else None) if len(words) < most else None
+            if draft is None or draft == end:
+                break
+            words.append(draft)
+            if speller is not None:
+                speller.push(draft)
+        return Window(words, [nothing] * len(words), 1, says=len(words), allowed=allowed)
+
+    def _draft(self, words: Sequence[int], allowed: Sequence[int] | None) -> int | None:
+        if allowed is not None and len(allowed) == 1:
+            return allowed[0]
+        if self.lookup is None or len(words) > LONGEST:  # a longer copy is rarely right to its end
+            return None
+        guess = self.lookup.guess([*self.words[:-1], *words])
+        return guess if allowed is None or guess in allowed else None
+
+    def take_words(self, window: Window, sampled: Sequence[int]) -> None:
+        """The words that came out: right is the first one, and each that follows a draft which was right."""
+        taken = 0
+        for draft, word in zip([*window.words[1:], None], sampled, strict=True):
+            self._write(word)
+            taken += 1
+            if word != draft or not self.writing:
+                break
+        self.noise.use(taken)
+        self.fed += taken
+        if not self.writing:
+            self.noise.end()
+
+    def _write(self, word: int) -> None:
+        ending = [self.layout.end_text, self.layout.start_image]
+        if word == self.layout.end_text or len(self.words) == self.max_words:
+            self.writing, self.pending = False, ending
+            return
+        if self.speller is not None:
+            self.speller.push(word)
+        self.words.append(word)
+        self.pending = [word]
+        if self.layout.is_whole(self.words):
+            self.writing, self.pending = False, [word, *ending]
+
+    def take_cells(self, window: Window, right: int) -> None:
+        """So many of the cells that came out are right: at least the first one, if any was asked for."""
+        self.pending = self.pending[window.sure :]
+        self.fed += window.sure + max(right - 1, 0)
+        self.cell += right

@@ -1,0 +1,103 @@
+"""Reads prompts, equal ones once: the keys and values that rows go on from, and what controls their pictures."""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import fields, replace
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from uniadgen.data.batch import Batch
+from uniadgen.engine.engine import Engine
+from uniadgen.engine.layers import Prefix
+from uniadgen.engine.loop import branches
+from uniadgen.model.preference import Fused
+
+
+class Read(NamedTuple):
+    """Of every row: its prompt's keys and values (rows of one prompt have the same object), and what steers it."""
+
+    prefixes: list[Prefix]
+    control: Float[Tensor, "rows K C"] | None  # None where no picture is to be painted
+    alike: Float[Tensor, "rows V"] | None  # None where the model has no word preference
+
+
+@torch.no_grad()
+def read(
+    engine: Engine, batch: Batch, generators: Sequence[torch.Generator], leave_out: str, with_picture: bool
+) -> Read:
+    """R requests, rows as the loop has them: R with everything, then, if guided, R of the other branch."""
+    return Reading(engine, batch, generators).read(leave_out, with_picture)
+
+
+class Reading:
+    """One batch that is being read."""
+
+    def __init__(self, engine: Engine, batch: Batch, generators: Sequence[torch.Generator]) -> None:
+        self.engine, self.model, self.generators = engine, engine.model, generators
+        self.batch = batch = batch.to(engine.device)
+        self.keys = [self._key(row) for row in range(len(batch.ids))]
+        self.first = {key: self.keys.index(key) for key in self.keys}  # a row of each
+        self.clicked = [row for row in self.first.values() if batch.clicked[row].any()]
+        self.fused = self._fuse()
+
+    def read(self, leave_out: str, with_picture: bool) -> Read:
+        """Every different prompt once."""
+        known = self._read_prompts(take(self.batch, self.clicked), self.fused) if self.clicked else []
+        prefixes = dict(zip([self.keys[row] for row in self.clicked], known, strict=True))
+        for key, row in self.first.items():
+            if key not in prefixes:  # nothing of a shopper in it: kept for later ads
+                alone = lambda row=row: self._read_prompts(take(self.batch, [row]), None)[0]  # noqa: E731
+                prefixes[key] = self.engine.prefixes.get(key, alone)
+        control = self._control(leave_out) if with_picture else None
+        return Read([prefixes[key] for key in self.keys], control, self.model.alike(self.batch))
+
+    def _fuse(self) -> Fused | None:
+        """Preference tokens of the different histories, extracted once."""
+        if not self.clicked:
+            return None
+        generators = [self.generators[row % len(self.generators)] for row in self.clicked]
+        return self.model.prefer(take(self.batch, self.clicked), generators)
+
+    def _read_prompts(self, prompts: Batch, fused: Fused | None) -> list[Prefix]:
+        """Each without its padding."""
+        embeds = self.model.embed(prompts, fused)
+        return [self.engine.layers.read(row[here]) for row, here in zip(embeds, prompts.attend, strict=True)]
+
+    def _key(self, row: int) -> Hashable:
+        """Rows with equal keys have equal prompts. Where chance takes part in the reading, no two are equal."""
+        batch, here = self.batch, self.batch.attend[row]
+        parts = [batch.ids[row][here], batch.kind[row][here]]
+        by_chance = False
+        if batch.clicked[row].any():
+            parts += [batch.click_ids[row], batch.click_words[row], batch.click_codes[row], batch.clicked[row]]
+            by_chance = self.model.config.gumbel_at_inference
+        return (row if by_chance else -1, *(part.cpu().numpy().tobytes() for part in parts))
+
+    def _control(self, leave_out: str) -> Float[Tensor, "rows K C"]:
+        """Once for every different product."""
+        num_requests = len(self.generators)
+        cutouts = self.batch.cutout[:num_requests]
+        said = [cutout.cpu().numpy().tobytes() for cutout in cutouts]
+        unique = list(dict.fromkeys(said))
+        control = self.model.foreground(cutouts[[said.index(one) for one in unique]])
+        rows = torch.tensor([unique.index(one) for one in said])
+        both = branches(control[rows], len(self.keys) // num_requests, leave_out)
+        return self.model.add_preference(both, self.batch, self._spread())
+
+    def _spread(self) -> Fused | None:
+        """Preference tokens for every row; zeros, which give no control, where there is no history."""
+        if self.fused is None:
+            return None
+        first = [self.first[key] for key in self.keys]
+        here = torch.tensor([self.clicked.index(row) if row in self.clicked else -1 for row in first])
+        image, text = (
+            tokens[here] * (here >= 0).view(-1, 1, 1, 1).to(tokens) for tokens in (self.fused.image, self.fused.text)
+        )
+        return self.fused._replace(image=image, text=text)
+
+
+def take(batch: Batch, rows: Sequence[int]) -> Batch:
+    """Some rows of a batch."""
+    return replace(batch, **{field.name: getattr(batch, field.name)[list(rows)] for field in fields(batch)})
