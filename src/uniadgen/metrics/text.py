@@ -7,10 +7,11 @@ sets of words, in parts split at every full stop. `strict` counts characters, an
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from math import exp, log
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,7 +26,7 @@ _PAPER = re.compile(r"AT&T|c\+\+|c#|[a-z0-9]+(?:\.\d+)?%?|\s|.", re.IGNORECASE |
 _ENGLISH = re.compile(r"[^\W_]+(?:[.,'’-][^\W_]+)*%?|[^\w\s]|_")
 
 Tokens = Sequence[str]
-Ngrams = Counter[tuple[str, ...]]
+Ngrams = dict[tuple[str, ...], int]
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ def score_texts(
 def _score(text: str, references: Sequence[str], profile: str, scores: Sequence[str]) -> list[float]:
     said, known = _words(text, profile), [_words(reference, profile) for reference in references]
     longest = _rouge_l_of_sets if profile == "paper" else lambda one, other: rouge_l(one.tokens, other.tokens)
-    one, all_ = cache(lambda: _bleus(said, known[:1])), cache(lambda: _bleus(said, known))
+    shared = cache(lambda: [_shared(said, reference) for reference in known])
+    one, all_ = cache(lambda: _bleus(said, shared()[:1])), cache(lambda: _bleus(said, shared()))
     rouges = cache(lambda: [longest(said, reference) for reference in known])
     overlaps = cache(lambda: [sum(_overlap(said, reference, n) for n in ORDERS) / 4 for reference in known])
     found = {
@@ -92,18 +94,18 @@ class _Words:
     """A text's tokens, and what several scores need of them, made when it is first asked."""
 
     def __init__(self, tokens: Tokens) -> None:
-        self.tokens = tokens
+        self.tokens = tuple(tokens)
 
     @cached_property
-    def ngrams(self) -> list[Ngrams]:
-        """Of each order; white space counts."""
-        return [_ngrams(self.tokens, n) for n in ORDERS]
+    def ngrams(self) -> Ngrams:
+        """Of all orders; white space counts."""
+        return Counter(gram for n in ORDERS for gram in _ngrams(self.tokens, n))
 
     @cached_property
-    def plain_ngrams(self) -> list[Ngrams]:
+    def plain_ngrams(self) -> list[Counter[tuple[str, ...]]]:
         """Of each order, without white space."""
         words = [token for token in self.tokens if not token.isspace()]
-        return [_ngrams(words, n) for n in ORDERS]
+        return [Counter(_ngrams(words, n)) for n in ORDERS]
 
     @cached_property
     def parts(self) -> list[list[str]]:
@@ -131,21 +133,44 @@ def bleu(hypothesis: Tokens, references: Sequence[Tokens], order: int = 4) -> fl
 
     With several references their n-grams are pooled (m-BLEU). A text that shares no n-gram of an order scores 0.
     """
-    return _bleus(_Words(hypothesis), [_Words(reference) for reference in references])[order - 1]
+    said = _Words(hypothesis)
+    return _bleus(said, [_shared(said, _Words(reference)) for reference in references])[order - 1]
 
 
-def _bleus(said: _Words, known: Sequence[_Words]) -> list[float]:
+class _Shared(NamedTuple):
+    """A reference's length, and how often each n-gram that the text has stands in it."""
+
+    length: int
+    counts: Ngrams
+
+
+def _shared(said: _Words, reference: _Words) -> _Shared:
+    """Where a shorter n-gram is not in, no longer one is."""
+    made, words, counts = said.ngrams, reference.tokens, dict[tuple[str, ...], int]()
+    for start in range(len(words)):
+        for end in range(start + 1, min(start + ORDERS[-1], len(words)) + 1):
+            gram = words[start:end]
+            if gram not in made:
+                break
+            counts[gram] = counts.get(gram, 0) + 1
+    return _Shared(len(words), counts)
+
+
+def _bleus(said: _Words, known: Sequence[_Shared]) -> list[float]:
     """BLEU up to n-grams of each order."""
+    made, pooled = said.ngrams, dict[tuple[str, ...], int]()
+    for reference in known:
+        for gram, count in reference.counts.items():
+            pooled[gram] = max(pooled.get(gram, 0), min(count, made[gram]))
+    matched = [0] * len(ORDERS)
+    for gram, count in pooled.items():
+        matched[len(gram) - 1] += count
     length, total, found = len(said.tokens), 0.0, [0.0] * len(ORDERS)
-    closest = min((abs(len(reference.tokens) - length), len(reference.tokens)) for reference in known)[1]
-    for n, made in enumerate(said.ngrams):
-        matched: dict[tuple[str, ...], int] = {}
-        for true in (reference.ngrams[n] for reference in known):
-            for gram in made.keys() & true.keys():
-                matched[gram] = max(matched.get(gram, 0), min(made[gram], true[gram]))
-        if not matched:
+    closest = min((abs(reference.length - length), reference.length) for reference in known)[1]
+    for n in range(len(ORDERS)):
+        if not matched[n]:
             break
-        total += log(sum(matched.values()) / (length - n))
+        total += log(matched[n] / (length - n))
         found[n] = exp(total / (n + 1) + min(0.0, 1 - closest / length))
     return found
 
@@ -187,8 +212,8 @@ def _overlap(said: _Words, known: _Words, order: int) -> float:
     return _f1((one & other).total(), one.total(), other.total())
 
 
-def _ngrams(words: Tokens, order: int) -> Ngrams:
-    return Counter(zip(*(words[start:] for start in range(order)), strict=False))
+def _ngrams(words: Tokens, order: int) -> Iterator[tuple[str, ...]]:
+    return zip(*(words[start:] for start in range(order)), strict=False)
 
 
 def _f1(matched: int, made: int, wanted: int) -> float:
