@@ -34,6 +34,7 @@ ORDER = (
     "evaluate",
     "speed",
     "traffic",
+    "ahead",
     "files",
     "demo",
 )
