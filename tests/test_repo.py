@@ -35,6 +35,7 @@ ORDER = (
     "evaluate",
     "speed",
     "traffic",
+    "ahead",
     "files",
     "demo",
 )

@@ -794,9 +794,7 @@ def bench_serving(
     model: Annotated[str, typer.Option(help="`nano`, or a folder of weights.")] = "nano",
     load: Annotated[
         list[float] | None,
-        typer.Option(
-            min=0.01, help="Ads asked for, 1: as many as full static batches make. Repeatable. 0.5, 0.8, 1.2."
-        ),
+        typer.Option(min=0.01, help="1: as many ads as full static batches make. Repeatable; 0.5, 0.8 and 1.2."),
     ] = None,
     slots: Annotated[int, typer.Option(min=1, help="Ads made at once, at most.")] = 8,
     requests: Annotated[int, typer.Option(min=2, help="Requests of each load and turn.")] = 32,
@@ -818,6 +816,34 @@ def bench_serving(
     loads = load or [0.5, 0.8, 1.2]
     with progress_bar("visits", 1 + 2 * turns * len(loads)) as bar:
         report = Traffic(model, slots).measure(loads, requests, turns, bar.advance)
+    files.write_whole(out, report.save)
+    Console().print(table(report))
+    print(out)
+
+
+@bench_app.command("drafts")
+@plainly
+def bench_drafts(
+    model: Annotated[str, typer.Option(help="`nano`, or a folder of weights trained on AdWorld.")] = "nano",
+    shoppers: Annotated[
+        int, typer.Option(min=1, help="Held-out shoppers of AdWorld, whose pictures are rendered.")
+    ] = 8,
+    turns: Annotated[int, typer.Option(min=1, help="How often each way is timed; medians are shown.")] = 5,
+    out: Annotated[Path, typer.Option(help="Where the figures are written.")] = Path("drafts.json"),
+    threads: Threads = 0,
+) -> None:
+    """Time the same ads with 1 to 16 positions in a step, 1 to 8 ads at once, and count how many drafts are right.
+
+    Example: uniadgen bench drafts --turns 3 --threads 2
+    """
+    files.check_output(out, (".json",))
+    from uniadgen.ahead import AHEAD, TOGETHER, Drafts, table
+    from uniadgen.train.log import progress_bar
+
+    use_threads(threads)
+    drafts = Drafts(model, shoppers)
+    with progress_bar("ways", (turns + 1) * len(AHEAD) * len(TOGETHER)) as bar:
+        report = drafts.measure(turns, bar.advance)
     files.write_whole(out, report.save)
     Console().print(table(report))
     print(out)

@@ -53,7 +53,7 @@ class Report:
     threads: int
     load: float  # of the machine, over the minute before; more than its cores: figures are of a busy machine
     gigabytes_a_second: float  # read from a buffer as large as the weights that one step reads
-    limit: float  # s: weights, keys and values of all steps of an ad over that speed
+    limit: float  # s: weights, keys and values of all steps of an ad over that speed, with a token a step
     same_tokens: bool  # of all ways that claim to be lossless, in all turns
     lines: tuple[Line, ...]
     rows: tuple[float, ...]  # s from the request to each painted row, ours
@@ -106,7 +106,8 @@ class Bench:
         """(group, name, ads, what makes them from a turn's request)."""
         for name, generator in self.others.items():
             yield AD, name, 1, partial(self._ad, generator)
-        yield AD, "ours", 1, partial(self._ad, self.ours)
+        yield AD, "ours, a token a step", 1, self._without_drafts
+        yield AD, "ours", 1, self._unseen
         yield AD, "ours, product and shopper seen before", 1, partial(self._ad, self.ours)
         loop = self.others["+ one prefill for text and picture"]
         yield PICTURE, "transformers' Janus generate, no control", 1, partial(self._transformers, loop)
@@ -172,6 +173,18 @@ class Bench:
         model = self.config.model
         column = 2 * model.num_layers * model.hidden_size * self.ours.engine.codes.element_size()
         return steps * (self.ours.engine.num_bytes + column * (sum(prompts) + len(prompts) * steps / 2))
+
+    def _unseen(self, turn: int) -> None:
+        """By ours, which forgets what it remembers of the request from another way."""
+        self.ours.codes.values.clear()
+        self.ours.engine.prefixes.values.clear()
+        self._ad(self.ours, turn)
+
+    def _without_drafts(self, turn: int) -> None:
+        engine = self.ours.engine
+        positions, engine.positions = engine.positions, 1
+        self._unseen(turn)
+        engine.positions = positions
 
     def _laid_out(self, generator: AdGenerator, example: Example, seed: int) -> Batch:
         shown = generator.choose(example.product, example.clicks, seed)
