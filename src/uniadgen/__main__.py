@@ -581,29 +581,30 @@ def fig2d(
     out: Annotated[Path, typer.Option(help="The folder for fig2d.json, .csv, .png and fig2d-pictures.png.")],
     products: Annotated[int, typer.Option(min=2, help="Held-out products of AdWorld, six pictures each.")] = 288,
     model: Metric = "pbs",
-    moco: Annotated[
-        Path | None, typer.Option(help="Also a checkpoint of MoCo v3, as its authors published it.")
-    ] = None,
+    weights: MetricWeights = None,
     size: Annotated[int, typer.Option(min=32, max=1024, help="Pixels of each picture.")] = 144,
     seed: Annotated[int, typer.Option(min=0, max=2**62, help="Another seed, other scenes and another order.")] = 0,
     threads: Threads = 0,
 ) -> None:
     """Fig. 2(d) on AdWorld: does a metric tell the same background from another one? PBS beside plain controls.
 
-    Example: uniadgen fig2d --out runs/fig2d --products 48
+    clip, dinov3 and mocov3 are also measured where their weights are given.
+
+    Example: uniadgen fig2d --out runs/fig2d --products 48 --weights clip=clip-vit-large-patch14
     """
+    folders = folders_in(weights)
     from uniadgen.metrics import fig2d as figure
     from uniadgen.metrics.backgrounds import probes
     from uniadgen.metrics.pbs import PBS
     from uniadgen.metrics.trunk import Trunk
+    from uniadgen.metrics.weights import load_features
     from uniadgen.train.log import progress_bar
 
     world = recipe("nano").world
     assert world is not None, "nano is trained on AdWorld"
     use_threads(threads)
     network = PBS.from_pretrained(model)
-    others = {} if moco is None else {"MoCo v3": Trunk.from_moco(moco).features}
-    measured = figure.metrics(network, Trunk.untrained(network.config, seed), others)
+    measured = figure.metrics(network, Trunk.untrained(network.config, seed), load_features(folders))
     out.mkdir(parents=True, exist_ok=True)
     with progress_bar("products", products) as bar:
         shown = figure.Watched(probes(world, products, size, seed), bar.advance)

@@ -164,7 +164,7 @@ def test_a_study_is_written_whole(tmp_path: Path) -> None:
 
 def test_the_shipped_pbs_tells_backgrounds_and_does_not_mind_the_product(rendered: list[Probe]) -> None:
     model = PBS.from_pretrained("pbs")
-    measured = metrics(model, Trunk.untrained(model.config, 0), {})
+    measured = metrics(model, Trunk.untrained(model.config, 0), [])
     found = study(rendered, measured, 112, 0, resamples=200)
     rows = {row.metric: row for row in found.rows if not row.centred}
     assert rows["PBS"].auc.value >= 0.99

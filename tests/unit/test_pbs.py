@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 from moco import TINY, checkpoint, moco_tensors, random_pbs
 from uniadgen.__main__ import app
-from uniadgen.metrics import trunk
-from uniadgen.metrics.pbs import PBS, cosines, pbs
-from uniadgen.metrics.trunk import Trunk, read_encoder, see, to_moco, to_ours, to_pixels
+from uniadgen.config import PBSModelConfig
+from uniadgen.metrics.pbs import PBS, pbs
+from uniadgen.metrics.trunk import Trunk, batches, read_encoder, to_moco, to_ours
 
 
 def pictures(number: int = 3, size: tuple[int, int] = (50, 40)) -> list[Image.Image]:
@@ -55,7 +55,7 @@ def test_a_converted_checkpoint_computes_what_its_tensors_say(tmp_path: Path) ->
     head = {"head.0.weight": torch.zeros(3, 3)}
     model = PBS.from_moco(checkpoint(tmp_path / "pbs.pth", tensors | head), num_heads=3)
     assert model.config == TINY
-    pixels = to_pixels(torch.from_numpy(np.stack([see(picture, 37, 32) for picture in pictures()])))
+    pixels = model.pixels(pictures())
     torch.testing.assert_close(model(pixels).detach(), plain_forward(tensors, pixels, 3), atol=1e-5, rtol=1e-4)
     np.testing.assert_allclose(model.features(pictures()), model(pixels).detach().numpy(), atol=1e-5)
 
@@ -74,7 +74,7 @@ def test_the_trunk_of_moco_v3_is_read_without_a_compression(tmp_path: Path) -> N
     path = checkpoint(tmp_path / "moco.pth.tar", tensors, "state_dict")
     model = Trunk.from_moco(path, num_heads=3)
     assert model.features(pictures()).shape == (3, 24)
-    with pytest.raises(ValueError, match=r"compress_layer.0.weight is missing.*not the tensors of a PBS"):
+    with pytest.raises(ValueError, match=r"compress_layer.0.weight is missing.*not the tensors of pbs"):
         PBS.from_moco(path, num_heads=3)
 
 
@@ -89,7 +89,7 @@ WRONG = [
     ({"tensors": moco_tensors() | {"blocks.0.gamma": torch.zeros(3)}}, "blocks.0.gamma is not expected"),
     ({"tensors": moco_tensors() | {"norm.bias": torch.zeros(5)}}, "norm.bias has shape .5,., expected .24,."),
     ({"prefix": "base_encoder."}, "base_encoder.cls_token.* expected the file that MoCo v3's code wrote"),
-    ({"prefix": ""}, "cls_token"),  # as a file converted to DeiT's layout
+    ({"prefix": ""}, "cls_token.* is no tensor of module.base_encoder"),  # as a file converted to DeiT's
     ({"entry": "weights"}, "got epoch, weights, args, expected an entry `model`"),
 ]
 
@@ -166,29 +166,36 @@ def test_a_folder_that_is_not_whole_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("size", "resized", "box"),
-    [  # torchvision's Resize(256), CenterCrop(224)
-        ((1000, 667), (383, 256), (80, 16, 304, 240)),
-        ((667, 1000), (256, 383), (16, 80, 240, 304)),
-        ((300, 300), (256, 256), (16, 16, 240, 240)),
-        ((40, 90), (256, 576), (16, 176, 240, 400)),
+    [  # the shorter side 37, as 256 is to 224
+        ((100, 67), (55, 37), (12, 2, 44, 34)),
+        ((67, 100), (37, 55), (2, 12, 34, 44)),
+        ((30, 30), (37, 37), (2, 2, 34, 34)),
     ],
 )
-def test_a_picture_is_seen_as_the_paper_s_network_sees_it(size: tuple, resized: tuple, box: tuple) -> None:
+def test_a_small_network_sees_pictures_at_its_own_size(size: tuple, resized: tuple, box: tuple) -> None:
     (picture,) = pictures(1, size[::-1])
-    expected = picture.resize(resized, Image.Resampling.BILINEAR).crop(box)
-    np.testing.assert_array_equal(see(picture, 256, 224), np.asarray(expected))
+    seen = np.asarray(picture.resize(resized, Image.Resampling.BILINEAR).crop(box), np.float32) / 255
+    expected = (seen - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
+    np.testing.assert_allclose(random_pbs().pixels([picture])[0].permute(1, 2, 0), expected, atol=1e-5)
 
 
-def test_pixels_are_normalised_by_imagenet_s_colours() -> None:
-    seen = torch.tensor([[[[0, 255, 51]]]], dtype=torch.uint8)
-    expected = [(0 - 0.485) / 0.229, (1 - 0.456) / 0.224, (0.2 - 0.406) / 0.225]
-    torch.testing.assert_close(to_pixels(seen).flatten(), torch.tensor(expected))
+def test_the_defaults_are_the_paper_s() -> None:
+    with torch.device("meta"):
+        model = PBS(PBSModelConfig())
+    assert (model.pixels.short, model.pixels.side) == (256, 224)
+    shapes = {name: tuple(tensor.shape) for name, tensor in to_moco(iter(model.state_dict().items()))}
+    assert shapes["pos_embed"] == (1, 197, 768)
+    assert shapes["blocks.11.attn.qkv.weight"] == (2304, 768)
+    assert shapes["compress_layer.0.weight"] == (64, 768)
+    assert set(shapes) >= {
+        f"compress_layer.1.{name}" for name in ("running_mean", "running_var", "num_batches_tracked")
+    }
 
 
 def test_what_is_transparent_is_seen_on_white() -> None:
-    clear = Image.new("RGBA", (40, 40), (200, 10, 10, 0))
-    assert (see(clear, 37, 32) == 255).all()
-    assert see(Image.new("L", (40, 40), 7), 37, 32).tolist() == np.full((32, 32, 3), 7).tolist()
+    model = random_pbs()
+    clear, white = Image.new("RGBA", (40, 40), (200, 10, 10, 0)), Image.new("L", (40, 40), 255)
+    np.testing.assert_array_equal(*model.features([clear, white]))
 
 
 # similarities
@@ -201,15 +208,13 @@ def test_similarity_is_the_cosine_of_features_as_they_are() -> None:
     assert found[0] == pytest.approx(1, abs=1e-6)
     for value, (x, y) in zip(found[1:], ((one, other), (other, third)), strict=True):
         assert value == pytest.approx(x @ y / np.sqrt((x @ x) * (y @ y)), abs=1e-5)
-    with pytest.raises(ValueError, match="got 2 pictures and 1 to compare them with"):
+    with pytest.raises(ValueError, match="got 2 and 1 pictures, expected as many"):
         pbs([a, b], [a], model)
-    assert len(pbs([], [], model)) == 0
-    assert cosines(np.zeros((1, 3)), np.ones((1, 3))).tolist() == [0]
 
 
 def test_only_a_batch_of_pictures_is_held(monkeypatch) -> None:
-    monkeypatch.setattr(trunk, "BATCH", 4)
     model, drawn, ahead = random_pbs(), [0], []
+    model.batch_size = 4
     seen = [0]
 
     def forward(pixels: Tensor) -> Tensor:
@@ -219,10 +224,11 @@ def test_only_a_batch_of_pictures_is_held(monkeypatch) -> None:
 
     monkeypatch.setattr(model, "forward", forward)
 
-    def endless() -> Iterator[Image.Image]:
+    def counted() -> Iterator[Image.Image]:
         for picture in pictures(10):
             drawn[0] += 1
             yield picture
 
-    assert model.features(endless()).shape == (10, 8)
+    assert model.features(counted()).shape == (10, 8)
     assert ahead == [4, 4, 2]
+    assert [len(batch) for batch in batches(counted(), 3)] == [3, 3, 3, 1]

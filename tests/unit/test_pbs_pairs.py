@@ -66,7 +66,7 @@ def test_every_name_has_a_line_and_every_problem_is_told(home: Path) -> None:
 def test_the_table_does_not_depend_on_how_pairs_are_batched(home: Path, monkeypatch) -> None:
     call("a", "b")
     whole = Path("pbs.csv").read_text()
-    monkeypatch.setattr(pairs, "BATCH", 2)
+    monkeypatch.setattr(pairs, "AT_ONCE", 1)
     call("a", "b")
     rows = [[line.split(",") for line in text.splitlines()] for text in (whole, Path("pbs.csv").read_text())]
     assert len(rows[0]) == len(rows[1]) == 7
@@ -77,7 +77,7 @@ def test_the_table_does_not_depend_on_how_pairs_are_batched(home: Path, monkeypa
 
 def test_pictures_are_let_go_batch_by_batch(home: Path, monkeypatch) -> None:
     read, most = pairs.read_picture, []
-    monkeypatch.setattr(pairs, "BATCH", 4)
+    monkeypatch.setattr(pairs, "AT_ONCE", 2)
     monkeypatch.setattr(pairs, "read_picture", lambda path, mode: most.append(path) or read(path, mode))
     seen = []
     compare(

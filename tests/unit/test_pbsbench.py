@@ -41,5 +41,6 @@ def test_the_study_is_a_command(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert len(list(out.iterdir())) == 4
     assert "3 held-out products" in " ".join(result.stdout.split())
-    result = CliRunner().invoke(app, [*command, "--moco", str(tmp_path / "gone.pth")])
-    assert result.exit_code == 2 and "gone.pth: no such file" in result.stderr
+    for weights, problem in (("mocov3=gone", "mocov3: gone is no folder"), ("ase=gone", "clip, dinov3 or mocov3")):
+        result = CliRunner().invoke(app, [*command, "--weights", weights])
+        assert result.exit_code == 2 and problem in result.stderr, result.stderr

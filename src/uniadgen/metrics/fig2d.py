@@ -15,12 +15,14 @@ from rich.table import Table
 from uniadgen.data.cutout import squash
 from uniadgen.data.whole import write_whole
 from uniadgen.metrics.backgrounds import SHOWN, Probe
-from uniadgen.metrics.pbs import PBS, cosines
+from uniadgen.metrics.pbs import PBS
+from uniadgen.metrics.pictures import PictureFeatures, cosines
 from uniadgen.metrics.statistics import Interval, Statistic, auc_of, bootstrap
-from uniadgen.metrics.trunk import BATCH, Trunk, batches
+from uniadgen.metrics.trunk import Trunk, batches
 
 Features = Callable[[Iterable[Image.Image]], NDArray[np.float32]]  # pictures -> (N, D)
 PIXELS = 48  # px, side of the raw pixels that are compared
+AT_ONCE = 64  # products whose pictures are in memory
 KEPT = 6  # products whose pictures are kept to look at
 BINS = 8  # of a colour histogram, along each of its three axes
 
@@ -89,7 +91,7 @@ def _stacked(rows: Iterable[NDArray[Any]]) -> NDArray[np.float32]:
     return np.stack(list(rows)).astype(np.float32)
 
 
-def metrics(model: PBS, untrained: Trunk, others: Mapping[str, Features]) -> dict[str, Features]:
+def metrics(model: PBS, untrained: Trunk, others: Iterable[PictureFeatures]) -> dict[str, Features]:
     """What is compared, by name: PBS, its architecture with random weights, plain pixels, then the `others`."""
     return {
         "PBS": model.features,
@@ -97,7 +99,7 @@ def metrics(model: PBS, untrained: Trunk, others: Mapping[str, Features]) -> dic
         "raw pixels": raw_pixels,
         "pixel statistics": pixel_statistics,
         "colour histogram": colour_histogram,
-        **others,
+        **{other.name: other.features for other in others},
     }
 
 
@@ -112,7 +114,7 @@ def study(
     Pictures are looked at a batch of probes at a time and then let go.
     """
     found: dict[str, dict[str, list[NDArray[np.float32]]]] = {name: {kind: [] for kind in SHOWN} for name in measured}
-    for batch in batches(probes, BATCH):
+    for batch in batches(probes, AT_ONCE):
         for kind in SHOWN:
             for name, features in measured.items():
                 found[name][kind].append(features([probe[kind] for probe in batch]))

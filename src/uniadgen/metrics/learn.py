@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image
 
 from uniadgen.config import PBSConfig, WorldConfig
@@ -17,7 +17,8 @@ from uniadgen.data.cutout import read_picture
 from uniadgen.metrics.contrast import Contrast, Views
 from uniadgen.metrics.pairs import pictures_of
 from uniadgen.metrics.pbs import PBS
-from uniadgen.metrics.trunk import Trunk, to_pixels
+from uniadgen.metrics.pixels import IMAGENET_CROP, standardised
+from uniadgen.metrics.trunk import Trunk
 from uniadgen.metrics.views import random_view
 from uniadgen.train.log import progress_bar
 from uniadgen.train.loop import keep_config, train
@@ -151,7 +152,7 @@ class Batches:
         generators = np.random.default_rng([self.config.train.seed, step]).spawn(number)
         with ThreadPoolExecutor() as pool:
             seen = [views for group in pool.map(self._group, generators) for views in group]
-        return Views(*(to_pixels(torch.from_numpy(np.stack(views))) for views in zip(*seen, strict=True)))
+        return Views(*(_pixels(np.stack(views)) for views in zip(*seen, strict=True)))
 
     def _group(self, rng: np.random.Generator) -> list[list[UInt8[np.ndarray, "S S 3"]]]:
         """Both views of every picture of a group."""
@@ -160,3 +161,8 @@ class Batches:
             [random_view(picture, side, config, number, rng) for number, picture in enumerate(same)]
             for same in self.source.group(config.pair_num, rng)
         ]
+
+
+def _pixels(views: UInt8[np.ndarray, "B S S 3"]) -> Float[torch.Tensor, "B 3 S S"]:
+    scaled = torch.from_numpy(views).permute(0, 3, 1, 2) / 255
+    return standardised(scaled, IMAGENET_CROP.mean, IMAGENET_CROP.std).contiguous()

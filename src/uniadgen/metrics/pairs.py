@@ -12,11 +12,13 @@ from PIL import Image
 
 from uniadgen.data.cutout import read_picture
 from uniadgen.data.whole import write_whole
-from uniadgen.metrics.pbs import PBS, cosines
+from uniadgen.metrics.pbs import PBS
+from uniadgen.metrics.pictures import MAX_RATIO, cosines
 from uniadgen.metrics.statistics import Interval, bootstrap, mean_of
-from uniadgen.metrics.trunk import BATCH, batches
+from uniadgen.metrics.trunk import batches
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+AT_ONCE = 32  # pairs whose pictures are in memory
 COLUMNS = ("name", "a", "b", "pbs", "problem")
 
 
@@ -94,7 +96,7 @@ def compare(pairs: list[Pair], out: Path, model: PBS, advance: Callable[[int], N
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(COLUMNS)
-            for batch in batches(pairs, BATCH // 2):
+            for batch in batches(pairs, AT_ONCE):
                 for row in compare_batch(batch, model):
                     pair, similarity, problem = row
                     value = "" if similarity is None else f"{similarity:.6f}"
@@ -122,8 +124,8 @@ def compare_batch(pairs: list[Pair], model: PBS) -> Iterator[Row]:
     with ThreadPoolExecutor() as pool:
         read = [list(pool.map(_read, paths)) for paths in ([pair.a for pair in pairs], [pair.b for pair in pairs])]
     both = [(a, b) for a, b in zip(*read, strict=True) if isinstance(a, Image.Image) and isinstance(b, Image.Image)]
-    features = model.features(picture for pictures in both for picture in pictures)
-    similarities = iter(cosines(features[::2], features[1::2]).tolist())
+    features = [model.features(pictures) for pictures in zip(*both, strict=True)]
+    similarities = iter(cosines(*features).tolist() if both else ())
     for pair, *found in zip(pairs, *read, strict=True):
         problem = "; ".join(found for found in found if isinstance(found, str))
         yield Row(pair, None, problem) if problem else Row(pair, next(similarities))
@@ -134,6 +136,9 @@ def _read(path: Path | None) -> Image.Image | str:
     if path is None:
         return "the other folder has no picture of this name"
     try:
-        return read_picture(path, "RGB")
+        picture = read_picture(path, "RGB")
+        if max(picture.size) > MAX_RATIO * min(picture.size):
+            raise ValueError(f"{path}: {picture.width} x {picture.height} pixels, too long to see anything: crop it")
+        return picture
     except (ValueError, OSError) as error:
         return " ".join(str(error).split())

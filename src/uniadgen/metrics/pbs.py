@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from numpy.typing import NDArray
+from jaxtyping import Float, Float32
 from PIL import Image
 from torch import Tensor, nn
 
 from uniadgen.config import PBSModelConfig, nearest
+from uniadgen.metrics.pictures import similarity
 from uniadgen.metrics.trunk import Trunk
 from uniadgen.model.shards import in_new_folder, save_tensors
 from uniadgen.model.weights import WEIGHTS, load_weights
@@ -27,6 +27,8 @@ class PBS(Trunk):
     The compression ends in a batch norm without parameters of its own, which centres and scales what it learnt on.
     """
 
+    name = NAME
+
     def __init__(self, config: PBSModelConfig) -> None:
         super().__init__(config)
         self.compress = nn.Sequential(
@@ -34,13 +36,8 @@ class PBS(Trunk):
         )
 
     def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C"]:
-        """Features of normalised pixels."""
+        """Features of standardised pixels."""
         return self.compress(super().forward(pixels))
-
-    @property
-    def width(self) -> int:
-        """Numbers in a feature."""
-        return self.config.features
 
     @classmethod
     def from_pretrained(cls, name: str | Path = NAME) -> "PBS":
@@ -72,19 +69,9 @@ class PBS(Trunk):
 
 def pbs(
     pictures_a: Iterable[Image.Image], pictures_b: Iterable[Image.Image], model: PBS | None = None
-) -> NDArray[np.float32]:
-    """(N,) similarities in [-1, 1] of N pictures with N others, by default with the shipped network.
+) -> Float32[np.ndarray, " N"]:
+    """Similarities in [-1, 1] of N pictures with N others, by default with the shipped network.
 
     Give iterators, and only a batch of pictures is in memory. Raises `ValueError` unless there are as many of both.
     """
-    model = PBS.from_pretrained() if model is None else model
-    one, other = (model.features(pictures) for pictures in (pictures_a, pictures_b))
-    if len(one) != len(other):
-        raise ValueError(f"got {len(one)} pictures and {len(other)} to compare them with, expected as many of both")
-    return cosines(one, other)
-
-
-def cosines(one: Float[np.ndarray, "N C"], other: Float[np.ndarray, "N C"]) -> NDArray[np.float32]:
-    """(N,) cosines of the angles between rows."""
-    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-    return ((one * other).sum(1) / np.maximum(lengths, 1e-12)).astype(np.float32)
+    return similarity(PBS.from_pretrained() if model is None else model, pictures_a, pictures_b)

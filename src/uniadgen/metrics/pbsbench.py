@@ -15,7 +15,8 @@ from uniadgen.data.bench import machine
 from uniadgen.data.cutout import read_picture
 from uniadgen.metrics.backgrounds import probes
 from uniadgen.metrics.pairs import Pair, compare, pair_up
-from uniadgen.metrics.pbs import PBS, cosines
+from uniadgen.metrics.pbs import PBS
+from uniadgen.metrics.pictures import cosines
 
 RENDERED = 8  # different pairs; more are the same pictures under other names
 MORE = 4  # times as many pairs, to see whether memory grows

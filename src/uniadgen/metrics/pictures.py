@@ -90,6 +90,11 @@ def similarity(
     one, other = (features.features(pictures) for pictures in (pictures_a, pictures_b))
     if len(one) != len(other):
         raise ValueError(f"got {len(one)} and {len(other)} pictures, expected as many: each is compared with one")
+    return cosines(one, other)
+
+
+def cosines(one: Float32[np.ndarray, "N D"], other: Float32[np.ndarray, "N D"]) -> Float32[np.ndarray, " N"]:
+    """The cosine of the angle between each two rows."""
     lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
     return ((one * other).sum(1) / lengths).astype(np.float32)
 

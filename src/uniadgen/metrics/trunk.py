@@ -4,25 +4,24 @@ import argparse
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
-from numpy.typing import NDArray
+from jaxtyping import Float, Float32
 from PIL import Image
 from torch import Tensor, nn
 from transformers import ViTConfig, ViTModel
 
 from uniadgen.config import PBSModelConfig
-from uniadgen.data.cutout import in_mode
+from uniadgen.metrics.pictures import collected, in_batches
+from uniadgen.metrics.pixels import IMAGENET_CROP, CentreCrop
 from uniadgen.model.convert import Renaming, Tensors, joined
 from uniadgen.model.shards import check_tensors, shapes_of, unpickle
 
-MEAN, SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's colours
-BATCH = 64  # pictures that are in memory at once
 PREFIX = "module.base_encoder."
 BESIDE = ("module.momentum_encoder.", "module.predictor.")  # of training; a checkpoint may hold them
 HEAD = "head."  # the projector of training, likewise
@@ -48,6 +47,9 @@ Network = TypeVar("Network", bound="Trunk")
 class Trunk(nn.Module):
     """ViT whose feature of a picture is the class token after the last norm, as in MoCo v3 (arXiv 2104.02057)."""
 
+    name = "mocov3"
+    batch_size = 64  # pictures that are in memory at once
+
     def __init__(self, config: PBSModelConfig) -> None:
         super().__init__()
         self.config = config
@@ -65,27 +67,24 @@ class Trunk(nn.Module):
         )
 
     def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
-        """Features of normalised pixels."""
+        """Features of standardised pixels."""
         return self.vit(pixels).last_hidden_state[:, 0]
 
-    @torch.inference_mode()
-    def features(self, pictures: Iterable[Image.Image]) -> NDArray[np.float32]:
-        """(N, D), one row a picture, not normalised. At most `BATCH` of the pictures are held, so give an iterator.
+    @property
+    def pixels(self) -> CentreCrop:
+        """How it sees RGB pictures."""
+        return replace(IMAGENET_CROP, short=self.config.resize, side=self.config.image_size)
 
-        Pictures may have any size and mode; what is transparent is seen on white.
+    @torch.inference_mode()
+    def features(self, pictures: Iterable[Image.Image]) -> Float32[np.ndarray, "N D"]:
+        """One row a picture, not normalised. At most `batch_size` pictures are held, so give an iterator.
+
+        Pictures may have any size and mode; what is transparent is seen on white. Raises `ValueError` for no pictures,
+        or one that cannot be read.
         """
         self.eval()
         device = next(self.parameters()).device
-        parts = []
-        for batch in batches(pictures, BATCH):
-            seen = np.stack([see(picture, self.config.resize, self.config.image_size) for picture in batch])
-            parts.append(self(to_pixels(torch.from_numpy(seen).to(device))).float().cpu().numpy())
-        return np.concatenate(parts) if parts else np.zeros((0, self.width), np.float32)
-
-    @property
-    def width(self) -> int:
-        """D, numbers in a feature."""
-        return self.config.hidden_size
+        return collected(self(self.pixels(batch).to(device)) for batch in in_batches(pictures, self.batch_size))
 
     @classmethod
     def untrained(cls: type[Network], config: PBSModelConfig, seed: int) -> Network:
@@ -110,25 +109,9 @@ class Trunk(nn.Module):
         """Copies the tensors that `read_encoder` found, strictly, and compares them under their own names."""
         own = self.state_dict()
         expected = shapes_of(dict(to_moco(iter(own.items()))))
-        check_tensors(checkpoint, shapes_of(found), expected, f"these are not the tensors of a {type(self).__name__}")
+        check_tensors(checkpoint, shapes_of(found), expected, f"these are not the tensors of {self.name}")
         for name, tensor in to_ours(iter(found.items())):
             own[name].copy_(tensor)
-
-
-def see(picture: Image.Image, resize: int, side: int) -> UInt8[np.ndarray, "H W 3"]:
-    """The picture's shorter side made `resize` (bilinear, antialiased), and a square of `side` from the middle."""
-    width, height = picture.size
-    short = min(width, height)
-    size = int(resize * width / short), int(resize * height / short)
-    resized = in_mode(picture, "RGB").resize(size, Image.Resampling.BILINEAR)
-    left, top = (round((length - side) / 2) for length in size)
-    return np.asarray(resized.crop((left, top, left + side, top + side)))
-
-
-def to_pixels(seen: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B 3 H W"]:
-    """Bytes, normalised with the mean and spread of ImageNet's colours."""
-    mean, spread = (torch.tensor(values, device=seen.device) for values in (MEAN, SPREAD))
-    return ((seen / 255 - mean) / spread).permute(0, 3, 1, 2).contiguous()
 
 
 def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
@@ -197,19 +180,22 @@ def _known(name: str, renamed: str | None) -> str:
 def config_of(checkpoint: Path, shapes: Mapping[str, tuple[int, ...]], num_heads: int) -> PBSModelConfig:
     """The sizes of an encoder, told by its tensors' shapes; the picture is resized to 8/7 of what is cut out of it."""
     try:
-        width, _, _, patch = shapes["patch_embed.proj.weight"]
-        inner, _ = shapes["blocks.0.mlp.fc1.weight"]
-        _, positions, _ = shapes["pos_embed"]
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"{checkpoint}: {error} is no tensor of it, expected MoCo v3's vision transformer") from None
-    side = math.isqrt(positions - 1) * patch
-    return PBSModelConfig(
-        resize=round(side * 8 / 7),
-        image_size=side,
-        patch_size=patch,
-        hidden_size=width,
-        num_layers=1 + max(int(name.split(".")[1]) for name in shapes if name.startswith("blocks.")),
-        num_heads=num_heads,
-        intermediate_size=inner,
-        features=shapes.get("compress_layer.0.weight", (PBSModelConfig.features,))[0],
-    )
+        width, inner = (math.prod(shapes[name]) for name in ("cls_token", "blocks.0.mlp.fc1.bias"))
+        patch = shapes["patch_embed.proj.weight"][-1]
+        positions = math.prod(shapes["pos_embed"]) // width  # the class token's among them
+    except KeyError as error:
+        raise ValueError(f"{checkpoint}: {error.args[0]} is missing, expected a vision transformer") from None
+    side = patch * max(1, math.isqrt(positions))
+    try:
+        return PBSModelConfig(
+            resize=round(side * 8 / 7),
+            image_size=side,
+            patch_size=patch,
+            hidden_size=width,
+            num_layers=1 + max(int(name.split(".")[1]) for name in shapes if name.startswith("blocks.")),
+            num_heads=num_heads,
+            intermediate_size=inner,
+            features=shapes.get("compress_layer.0.weight", (PBSModelConfig.features,))[0],
+        )
+    except ValueError as error:
+        raise ValueError(f"{checkpoint}: {error}") from None

@@ -107,6 +107,20 @@ def load_metrics(
     return Loaded(metrics, missing)
 
 
+def load_features(folders: Mapping[str, str | Path]) -> list[PictureFeatures]:
+    """The metrics of these folders that say how alike two pictures are.
+
+    Raises `ValueError` for one that is a score, or whose weights are not there.
+    """
+    scores = [name for name in folders if source_of(name).needs != "counterparts"]
+    if scores:
+        raise ValueError(f"got the metric {scores[0]!r}, expected one that compares pictures: clip, dinov3 or mocov3")
+    loaded = load_metrics(folders, folders)
+    if loaded.missing:
+        raise ValueError(next(iter(loaded.missing.values())))
+    return [metric for metric in loaded.metrics.values() if isinstance(metric, PictureFeatures)]
+
+
 def _folder(name: str, source: Source, given: str | Path | None) -> Path | str:
     """The folder of a metric's weights, or what is missing of it."""
     needed = ", ".join(" or ".join(group[:2]) for group in source.files)
