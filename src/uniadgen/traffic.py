@@ -16,6 +16,7 @@ from rich.table import Table
 
 from uniadgen.desk import Desk, Order
 from uniadgen.engine.loop import Progress
+from uniadgen.engine.making import Making
 from uniadgen.pipeline import AdGenerator
 from uniadgen.records import Example
 from uniadgen.speed import machine, request, timed
@@ -129,8 +130,8 @@ class Traffic:
     def _time_telling(self, desk: Desk) -> None:
         tell = desk.scheduler._tell
 
-        def timed_tell(*args: object) -> None:
-            self.telling += timed(partial(tell, *args))
+        def timed_tell(ad: Making) -> None:
+            self.telling += timed(partial(tell, ad))
 
         desk.scheduler._tell = timed_tell
 

@@ -252,8 +252,9 @@ class Scheduler:
         word, cell, fed = self._place(plan).split_with_sizes([count, count, 1], dim=1)
         position = self.start + fed[self.owner] + torch.arange(count, device=self.device)
         firsts = [start + self.ads[owner].fed for start, owner in self.starts]
-        painting = any(window.paints for window in windows)
-        control = self.control[self.control_row, cell[self.owner]] if painting else None
+        control = None
+        if self.control is not None and any(window.paints for window in windows):
+            control = self.control[self.control_row, cell[self.owner]]
         embeds = self._embed(word, cell, windows)[self.owner]
         hidden = self.engine.step(self.in_use, embeds, position, control, firsts).flatten(0, 1)
         return self._say(windows, hidden, count), self._paint(windows, hidden, count)

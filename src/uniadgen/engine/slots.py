@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Sequence
 from itertools import accumulate, pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +27,7 @@ class Slots:
         self.keys, self.values = like.keys.new_zeros(2, layers, capacity, heads, room, width)
         self.shared = shared
         self.skipped = 0 if shared is None else shared.keys.shape[2]  # positions that stand in no column
-        self.owners: list[Hashable] = []  # of the rows in use
+        self.owners: list[Any] = []  # of the rows in use
 
     def reserve(self, room: int) -> None:
         """Makes place for so many columns, and some more: what is here is copied, which should not happen often."""
