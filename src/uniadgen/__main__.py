@@ -66,6 +66,9 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change any knob of the recipe, e.g. --set train.steps=50. Repeatable."),
 ]
+Parts = Annotated[
+    str | None, typer.Option(help="`nano`, or a folder of weights: its tokenizer and VQ are taken, not trained.")
+]
 Out = Annotated[Path, typer.Option(help="Where to write. PNG, WebP or JPEG.")]
 Threads = Annotated[
     int, typer.Option(min=0, max=1024, help="Threads; 0: one for each core, one alone where the machine is busy.")
@@ -157,6 +160,7 @@ def train(
         Path | None,
         typer.Option(help="A store of examples: `uniadgen data encode`; for PBS a folder of pictures per product."),
     ] = None,
+    parts: Parts = None,
     settings: Settings = None,
 ) -> None:
     """Train a recipe. Stop it at any time and run it again: it goes on to the bit.
@@ -185,7 +189,7 @@ def train(
     elif config.model.lora_rank == 0:
         from uniadgen.train.nano import train_recipe
 
-        print(f"weights: {train_recipe(config, out or Path('runs') / name)}")
+        print(f"weights: {train_recipe(config, out or Path('runs') / name, parts=weights_in(parts))}")
     elif base is None or dinov2 is None or data is None:
         raise ValueError(f"recipe {name} fine-tunes a base, expected --base, --dinov2 and --data")
     else:
@@ -365,7 +369,9 @@ def evaluate(
 @app.command()
 @plainly
 def reproduce(
-    what: Annotated[str, typer.Argument(metavar="TABLE", help="table1, table2, table3, table4 or fig2d of the paper.")],
+    what: Annotated[
+        list[str], typer.Argument(metavar="TABLE...", help="table1, table2, table3, table4 or fig2d of the paper.")
+    ],
     out: Annotated[
         Path, typer.Option(help="The folder for models, ads and tables; a run that was stopped goes on.")
     ] = (Path("reproduction")),
@@ -375,6 +381,10 @@ def reproduce(
             help="A run of nano whose pictures, tokenizer and VQ all models take. Default: made once, in OUT."
         ),
     ] = None,
+    parts: Parts = None,
+    at_once: Annotated[
+        int, typer.Option(min=1, max=64, help="Models trained side by side, as a GPU that nano does not fill can.")
+    ] = 1,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Of every model's training; the table says so. Default: its recipe's.")
     ] = None,
@@ -392,8 +402,10 @@ def reproduce(
     Example: uniadgen reproduce table2 --stock runs/nano --steps 500 --requests 100 --out reproduction
     """
     files.check_folder(out)
-    if what == "fig2d":
+    if "fig2d" in what:
         fig2d(out)
+    tables = [name for name in dict.fromkeys(what) if name != "fig2d"]
+    if not tables:
         return
     from uniadgen.evaluate.harness import Seeds
     from uniadgen.evaluate.reproduce import Reproduction
@@ -402,14 +414,24 @@ def reproduce(
     changed = parse_overrides(settings or [])
     how = Reproduction(
         stock=stock,
+        parts=weights_in(parts),
+        at_once=at_once,
         steps=steps,
         requests=requests,
         seeds=Seeds(seed, seeds),
         weights=folders_in(weights),
         settings=changed,
     )
-    Console().print(make_again(what, out, how).table())
-    print(out / f"{what}.md")
+    for name, made in zip(tables, make_again(tables, out, how), strict=True):
+        Console().print(made.table())
+        print(out / f"{name}.md")
+
+
+def weights_in(name: str | None) -> Path | None:
+    """The folder of weights of that name."""
+    from uniadgen.model.weights import find
+
+    return None if name is None else find(name)
 
 
 def folders_in(weights: list[str] | None) -> dict[str, str]:

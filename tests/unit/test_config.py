@@ -16,7 +16,7 @@ from uniadgen.config import (
     parse_overrides,
     replace_in,
 )
-from uniadgen.pipeline import SHIPPED
+from uniadgen.model.weights import SHIPPED
 from uniadgen.recipes import RECIPES, nano, paper_1b, paper_7b, pbs, recipe
 
 

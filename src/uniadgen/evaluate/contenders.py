@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -14,7 +13,8 @@ from uniadgen.baselines.llm import Writer
 from uniadgen.config import StagesConfig, WorldConfig
 from uniadgen.data.cutout import squash
 from uniadgen.evaluate.cache import fingerprint_of_model
-from uniadgen.pipeline import ENLARGE, SHIPPED, AdGenerator
+from uniadgen.model.weights import find
+from uniadgen.pipeline import ENLARGE, AdGenerator
 from uniadgen.records import Ad, Example
 
 OWN: Final[dict[str, Callable[[AdGenerator], Generator]]] = {
@@ -75,7 +75,7 @@ def contenders_of(
     """
     found = []
     for given, (name, generator) in zip(names, models.items(), strict=True):
-        weights = fingerprint_of_model(_folder(given.partition("=")[2] or name))
+        weights = fingerprint_of_model(find(given.partition("=")[2] or name))
         found.append(_own(name, "model", generator, generator, weights))
         for baseline in (b for b in baselines if b in OWN):
             found.append(_own(f"{name} {baseline}", baseline, generator, OWN[baseline](generator), weights))
@@ -85,10 +85,6 @@ def contenders_of(
         listed = ", ".join(contender.name for contender in found)
         raise ValueError(f"got the generators {listed}, expected different names: write NAME=FOLDER")
     return found
-
-
-def _folder(name: str) -> Path:
-    return SHIPPED / name if (SHIPPED / name).is_dir() else Path(name)
 
 
 def _own(name: str, role: str, model: AdGenerator, generator: Generator, weights: str) -> Contender:

@@ -80,7 +80,7 @@ def evaluate(plan: Plan, folder: Path) -> Report:
     folder.mkdir(parents=True, exist_ok=True)
     probing = PROBES in plan.metrics
     measured = measure(contenders, requests, scorers, folder / "ads", plan.seeds, probing=probing)
-    lines = summarise(measured, contenders, reference, plan.seeds.first)
+    lines = summarise(measured, {c.name: c.role for c in contenders}, reference, plan.seeds.first)
     told = {scorer.name: settings_of(scorer) for scorer in scorers}
     report = Report(tuple(lines), measured, _settings(plan, contenders, requests, reference, told))
     report.save(folder)

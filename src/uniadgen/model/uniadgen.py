@@ -233,12 +233,12 @@ class UniAdGenForConditionalGeneration(JanusForConditionalGeneration):
         return spread.masked_scatter(painted[..., None], control[rows])
 
     def encode_pictures(self, pixels: Float[Tensor, "B 3 H W"]) -> Int[Tensor, "B K"]:
-        """Pictures in [-1, 1] of any size -> codes."""
-        return vq.encode(self.model.vqmodel, pixels)
+        """Pictures in [-1, 1] of any size -> codes; on the host, as those who keep codes want them."""
+        return vq.encode(self.model.vqmodel, pixels.to(self.device)).cpu()
 
     def decode_pictures(self, codes: Int[Tensor, "B K"]) -> Float[Tensor, "B 3 H W"]:
-        """Codes -> pictures in [-1, 1]."""
-        return vq.decode(self.model.vqmodel, codes).clamp(-1, 1)
+        """Codes -> pictures in [-1, 1], on the host."""
+        return vq.decode(self.model.vqmodel, codes.to(self.device)).clamp(-1, 1).cpu()
 
 
 AutoConfig.register("uniadgen", UniAdGenConfig)
