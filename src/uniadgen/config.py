@@ -74,6 +74,7 @@ class ModelConfig:
     control_strength: float = 1.0  # when an ad is made; in training it is 1 (release: 1.5)
     # multimodal preference extraction (Eq. 7, 8)
     keep_rate: float = 0.4  # share of tokens kept by top-K (paper section 5.1)
+    compact: bool = False  # tokens not kept leave the prompt; else they stay, zeroed before the fusion (release) (ours)
     extractor_layers: int = 2  # release; 0: nothing is selected or fused (Table 2, w/ history and w/ PSS)
     fusion_layers: int = 4  # release; 0 as well then
     preference_heads: int = 16  # release
@@ -107,6 +108,7 @@ class ModelConfig:
         _expect((self.fusion_layers == 0) == off, "model.fusion_layers", self.fusion_layers, wanted)
         both = self.variant == "release" and off
         _expect(not both, "model.extractor_layers", 0, "more than 0 in the variant release")
+        _expect(not (self.compact and off), "model.compact", True, "false where model.extractor_layers is 0")
         _expect(self.word_preference >= 0, "model.word_preference", self.word_preference, "0 (none) or more")
         both = self.word_preference and (self.lora_rank or self.variant == "release")
         _expect(not both, "model.word_preference", self.word_preference, "0: only training from scratch learns it")

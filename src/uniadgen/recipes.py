@@ -129,6 +129,11 @@ def nano_clicks(number: int) -> Config:
     return replace_in(nano(), name=f"nano_{number}_clicks", data__num_clicks=number)
 
 
+def nano_compact() -> Config:
+    """Ours: the click tokens that are not kept leave the prompt, instead of staying there zeroed."""
+    return replace_in(nano(), name="nano_compact", model__compact=True)
+
+
 def paper_7b() -> Config:
     """Janus-Pro-7B with our modules, as in paper section 5.1."""
     return Config(
@@ -203,7 +208,16 @@ def paper_pbs() -> PBSConfig:
     )
 
 
-ABLATIONS = (nano_pss, nano_history, nano_baseline, nano_image, nano_text, nano_at_random, nano_most_similar)
+ABLATIONS = (
+    nano_pss,
+    nano_history,
+    nano_baseline,
+    nano_image,
+    nano_text,
+    nano_at_random,
+    nano_most_similar,
+    nano_compact,
+)
 RECIPES: dict[str, Callable[[], Config]] = {f.__name__: f for f in (nano, *ABLATIONS, paper_1b, paper_7b, official_7b)}
 RECIPES |= {f"nano_{number}_clicks": partial(nano_clicks, number) for number in (3, 5, 8, 10, 12)}
 PBS_RECIPES = {f.__name__: f for f in (pbs, paper_pbs)}  # of the metric

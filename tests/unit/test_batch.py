@@ -91,7 +91,7 @@ def test_histories_may_be_titles_alone(layout, tiny_config, model) -> None:
     assert (batch.kind == Kind.CLICK_TEXT).sum() == batch.click_words.sum() > 0
     assert not (batch.kind == Kind.CLICK_IMAGE).any()
     with torch.no_grad():
-        assert model.read(batch).isfinite().all()
+        assert model.read(batch, model.prefer(batch)).isfinite().all()
 
 
 def test_a_batch_moves_as_a_whole(batch: Batch) -> None:

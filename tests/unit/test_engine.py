@@ -80,7 +80,7 @@ def with_answer(row: Row, layout: Layout, words, codes) -> Row:
 def forced(model, layout: Layout, rows) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Logits of words and of codes, row by row, with the whole sequence read at once as in training."""
     batch = collate(rows, layout.pad_id)
-    hidden = model.read(batch)
+    hidden = model.read(batch, model.prefer(batch))
     written = zip(hidden, batch.text_loss, model.alike(batch), strict=True)
     words = [model.text_logits(row[at], alike.expand(int(at.sum()), -1)) for row, at, alike in written]
     codes = [model.model.generation_head(row[at]) for row, at in zip(hidden, batch.image_loss, strict=True)]

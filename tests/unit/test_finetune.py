@@ -227,7 +227,7 @@ def test_two_processes_fine_tune_in_half_precision(run: Path, base: Path, dinov2
 
 def logits(model: UniAdGenForConditionalGeneration, batch) -> torch.Tensor:
     with torch.no_grad():
-        return model.text_logits(model.eval().read(batch).float())
+        return model.text_logits(model.eval().read(batch, model.prefer(batch)).float())
 
 
 @pytest.fixture

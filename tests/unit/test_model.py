@@ -42,7 +42,7 @@ def test_what_does_not_learn_is_the_vq_and_the_parts_of_the_base_models_off_our_
 
 
 def test_the_loss_is_the_cross_entropy_of_the_next_word_and_of_the_next_code(model, batch: Batch) -> None:
-    hidden = model.read(batch)
+    hidden = model.read(batch, model.prefer(batch))
     following = batch.ids.roll(-1, dims=1)
     words, codes = batch.text_loss, batch.image_loss
     losses = model.loss(batch)
@@ -70,7 +70,7 @@ def test_hidden_states_of_a_row_do_not_depend_on_its_neighbours(model, make_row,
 
     def states(rows: list[Row]) -> list[torch.Tensor]:
         batch = collate(rows, layout.pad_id)
-        return [row[attend] for row, attend in zip(model.read(batch), batch.attend, strict=True)]
+        return [row[attend] for row, attend in zip(model.read(batch, model.prefer(batch)), batch.attend, strict=True)]
 
     for together, row in zip(states(rows), rows, strict=True):
         torch.testing.assert_close(together, states([row])[0], atol=1e-5, rtol=0)

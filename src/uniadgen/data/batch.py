@@ -78,6 +78,12 @@ class Batch:
         """Positions whose NEXT token is an image code (Eq. 3): the `<image>` token and all codes but the last."""
         return torch.nn.functional.pad(self.kind[:, 1:] == Kind.IMAGE, (0, 1))
 
+    def only(self, stays: Bool[Tensor, "B S"]) -> "Batch":
+        """Without the other positions, as if they had never been there: rows are padded anew."""
+        order = stays.long().argsort(dim=1, stable=True)[:, -int(stays.sum(-1).max()) :]
+        ids, kind = self.ids.masked_fill(~stays, 0), self.kind.masked_fill(~stays, Kind.PAD)
+        return replace(self, ids=ids.gather(1, order), kind=kind.gather(1, order))
+
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""
         return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})

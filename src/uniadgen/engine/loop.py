@@ -78,6 +78,7 @@ class Decoder:
     def _read(self, batch: Batch, modality: str) -> None:
         """The prompts, once: keys and values of both stages, and the control of the picture to be painted."""
         self.fused = fused = self.model.prefer(batch, self.generators * self.num_branches)
+        batch = self.model.shorten(batch, fused)
         self.cache = DynamicCache(config=self.model.config.text_config)
         self.attend = batch.attend
         self.model.decode(self.model.embed(batch, fused), self.attend, batch.position, None, self.cache)

@@ -104,7 +104,8 @@ class Reference:
         row, model = self.rows[branch], self.model
         ids, kinds = zip(*self.answer, (0, kind), strict=True)
         answered = replace(row, ids=np.append(row.ids, ids), kind=np.append(row.kind, kinds))
-        batch, fused = collate([answered], self.layout.pad_id), self.fused[branch]
+        fused = self.fused[branch]
+        batch = model.shorten(collate([answered], self.layout.pad_id), fused)
         control = None
         if kind == Kind.IMAGE:
             control = self.control(branch, fused)[:, : int(batch.image_loss.sum())]

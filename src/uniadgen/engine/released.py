@@ -38,8 +38,9 @@ class ReleaseShaped(Decoder):
         """The prompts and their texts, from the beginning."""
         if not self.model.config.gumbel_at_inference:  # else the release draws anew: another history than in the text
             self.fused = self.model.prefer(self.batch)
-        embeds = [self.model.embed(self.batch, self.fused)]
-        attend = [self.batch.attend]
+        batch = self.model.shorten(self.batch, self.fused)
+        embeds = [self.model.embed(batch, self.fused)]
+        attend = [batch.attend]
         for fed, live in self.fed:
             embeds.append(fed.repeat(self.num_branches, 1)[:, None])
             attend.append(live.repeat(self.num_branches)[:, None])

@@ -32,6 +32,7 @@ class UniAdGenConfig(JanusConfig):
     control_every: int = 4
     control_strength: float = 1.0
     keep_rate: float = 0.4
+    compact: bool = False
     extractor_layers: int = 2
     fusion_layers: int = 4
     preference_heads: int = 16
@@ -56,6 +57,7 @@ _SHARED = (
     "control_every",
     "control_strength",
     "keep_rate",
+    "compact",
     "extractor_layers",
     "fusion_layers",
     "preference_heads",

@@ -32,6 +32,11 @@ class Fused(NamedTuple):
     text_selection: Selection
     image_selection: Selection
 
+    def kept(self) -> tuple[Bool[Tensor, "B N T"], Bool[Tensor, "B N P"]]:
+        """Which words and cells were kept; padding never is."""
+        words, cells = self.text_selection.mask, self.image_selection.mask
+        return words.view(self.text.shape[:3]) > 0.5, cells.view(self.image.shape[:3]) > 0.5
+
 
 class Block(nn.Module):
     """A post-norm Transformer encoder layer; dropout on attention weights and on what is added."""

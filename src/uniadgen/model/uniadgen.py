@@ -98,7 +98,10 @@ class UniAdGenForConditionalGeneration(JanusForConditionalGeneration):
     def embed(
         self, batch: Batch, fused: Fused | None, generator: torch.Generator | None = None
     ) -> Float[Tensor, "B S D"]:
-        """Input embeddings: words, image codes, and the preference tokens in the history's places."""
+        """Input embeddings: words, image codes, and the preference tokens in the history's places.
+
+        `batch` is what `shorten` gave.
+        """
         painted = batch.kind == Kind.IMAGE
         words = self.get_input_embeddings()(batch.ids.masked_fill(painted, 0))
         codes = self._embed_codes(batch.ids * painted)
@@ -107,10 +110,8 @@ class UniAdGenForConditionalGeneration(JanusForConditionalGeneration):
         embeds = torch.where(painted[..., None], codes, words)
         if fused is None:
             return embeds
-        for kind, tokens in (
-            (Kind.CLICK_TEXT, fused.text[batch.click_words]),
-            (Kind.CLICK_IMAGE, fused.image[batch.clicked]),
-        ):
+        words, cells = fused.kept() if self.config.compact else (batch.click_words, batch.clicked)
+        for kind, tokens in ((Kind.CLICK_TEXT, fused.text[words]), (Kind.CLICK_IMAGE, fused.image[cells])):
             embeds = embeds.masked_scatter((batch.kind == kind)[..., None], tokens.to(embeds.dtype))
         return embeds
 
@@ -131,6 +132,16 @@ class UniAdGenForConditionalGeneration(JanusForConditionalGeneration):
         text = self.get_input_embeddings()(batch.click_ids)
         image = self._embed_codes(batch.click_codes)
         return self.preference(text, batch.click_words, image, batch.clicked, generator)
+
+    def shorten(self, batch: Batch, fused: Fused | None) -> Batch:
+        """The sequence as it is read: where the config is `compact`, click tokens that were not kept are gone."""
+        if fused is None or not self.config.compact:
+            return batch
+        words, cells = fused.kept()
+        stays = batch.attend
+        for kind, kept in ((Kind.CLICK_TEXT, words[batch.click_words]), (Kind.CLICK_IMAGE, cells[batch.clicked])):
+            stays = stays.masked_scatter(batch.kind == kind, kept)
+        return batch.only(stays)
 
     def _embed_codes(self, codes: Tensor) -> Tensor:
         return self.prepare_embeddings_for_image_generation(codes)
@@ -170,10 +181,11 @@ class UniAdGenForConditionalGeneration(JanusForConditionalGeneration):
         """Scores of the next image code."""
         return self.model.generation_head(hidden)
 
-    def read(self, batch: Batch, generator: torch.Generator | None = None) -> Float[Tensor, "B S D"]:
+    def read(
+        self, batch: Batch, fused: Fused | None, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "B S D"]:
         """Hidden states of rows with their answers, all positions at once (teacher forcing)."""
         painted = batch.image_loss
-        fused = self.prefer(batch, generator)
         embeds = self.embed(batch, fused, generator)
         control = None
         if painted.any():
@@ -189,8 +201,10 @@ class UniAdGenForConditionalGeneration(JanusForConditionalGeneration):
         Where a step consists of several batches, `sizes` are theirs in all (per process): the sum of their losses is
         then the loss of all their rows as one batch.
         """
+        fused = self.prefer(batch, generator)
+        batch = self.shorten(batch, fused)
         painted, written = batch.image_loss, batch.text_loss
-        hidden = self.read(batch, generator)
+        hidden = self.read(batch, fused, generator)
         targets = batch.ids.roll(-1, dims=1)
         num_words, num_cells = self.sizes(batch) if sizes is None else sizes
         alike = self.alike(batch)

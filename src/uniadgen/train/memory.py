@@ -101,7 +101,8 @@ def activations(config: Config, num_gpus: int = 1, request: Words = Words()) -> 
     width, inner = model.hidden_size, model.intermediate_size
     title = data.click_words if request.title is None else request.title
     words, cells = data.num_clicks * title, data.num_clicks * config.click_cells
-    places = request.prompt + request.text + words + cells + config.cells
+    share = model.keep_rate if model.compact else 1.0  # of the clicks' tokens, in the prompt
+    places = request.prompt + request.text + share * (words + cells) + config.cells
     # Two norms in float32; LoRA's inputs of q, k, v, o; q, k, v and the attended; gate, its SiLU, up.
     layer = 2 * 4 * width + half * (4 * width + 4 * width + 3 * inner)
     if not model.lora_rank:
