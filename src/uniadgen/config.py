@@ -381,7 +381,10 @@ class Recipe:
 
     @classmethod
     def load(cls: type[Saved], path: Path) -> Saved:
-        """Reads what `save` wrote; an unknown or missing field is an error."""
+        """Reads what `save` wrote, now or in an earlier version: a field that is missing has its default.
+
+        So a new knob's default is always what was done before there was one. An unknown field is an error.
+        """
         return _build(cls, json.loads(path.read_text()), path.name)
 
 
@@ -585,11 +588,14 @@ def nearest(name: str, known: list[str]) -> str:
 def _build(kind: Any, values: Any, where: str) -> Any:
     hints = get_type_hints(kind)
     names = {f.name for f in dataclasses.fields(kind)}
+    none = dataclasses.MISSING
+    needed = {f.name for f in dataclasses.fields(kind) if f.default is none and f.default_factory is none}
     if not isinstance(values, dict):
         raise ValueError(f"{where}: got {values!r}, expected an object with the fields {sorted(names)}")
-    if set(values) != names:
-        wrong = sorted(set(values) ^ names)
-        raise ValueError(f"{where}: the fields {wrong} are missing or unknown: this file belongs to another version")
+    if lacking := sorted(needed - set(values)):
+        raise ValueError(f"{where}: the fields {lacking} are missing: this file is damaged, or of something else")
+    if unknown := sorted(set(values) - names):
+        raise ValueError(f"{where}: the fields {unknown} are unknown: this file belongs to a newer version")
     built = {}
     for name, value in values.items():
         inner = next(
