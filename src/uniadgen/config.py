@@ -150,6 +150,9 @@ class TrainConfig:
     save_every: int = 200  # steps between checkpoints
     seed: int = 0
     threads: int = 0  # torch threads; 0: as many as cores
+    # Processes that make batches ahead of their step; 0: none; -1: some beside a GPU, none elsewhere. Nothing that is
+    # learnt depends on it, so a run may go on with another number.
+    workers: int = field(default=-1, compare=False)
 
     def __post_init__(self) -> None:
         _expect(0 <= self.decay <= 1, "train.decay", self.decay, "a share in [0, 1]")
@@ -158,6 +161,7 @@ class TrainConfig:
             _expect(getattr(self, name) > 0, f"train.{name}", getattr(self, name), "more than 0")
         for name in ("warmup", "weight_decay", "threads", "rows_at_once"):
             _expect(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "0 or more")
+        _expect(self.workers >= -1, "train.workers", self.workers, "0 (none) or more, or -1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from uniadgen.config import Recipe, TrainConfig
 from uniadgen.model.preference import Block
 from uniadgen.train.log import Metrics, progress_bar
+from uniadgen.train.prefetch import made_ahead, num_workers
 
 LAYERS = (LlamaDecoderLayer, Dinov2Layer, Block)  # sharded each on its own
 CHECKPOINT = re.compile(r"checkpoint-(\d{6,})")  # a folder per step, named when it is whole
@@ -165,15 +166,17 @@ def train(
     folder: Path,
     *,
     what: str,
+    window: int = 1,
     sample: Callable[[int], None] | None = None,
     numbers: Callable[[int], Sequence[int]] = lambda _: (),
 ) -> None:
     """Trains `model` in place for `config.steps` steps, or what is left of them.
 
     `batches(step)` is a pure function of the step and all noise comes from a generator seeded by it, so a run that was
-    killed and restarted gives the bits of one that never stopped. `folder` receives checkpoints and `metrics.jsonl`;
-    `sample(step)` draws a sample sheet now and then; `numbers(step)` are the rows to name when a loss is no number.
-    Raises `FloatingPointError` then; the last checkpoint stays.
+    killed and restarted gives the bits of one that never stopped; those of `window` steps are made in one go, ahead of
+    time where there are `config.workers`. `folder` receives checkpoints and `metrics.jsonl`; `sample(step)` draws a
+    sample sheet now and then; `numbers(step)` are the rows to name when a loss is no number. Raises
+    `FloatingPointError` then, and `ChildProcessError` when a worker was killed; the last checkpoint stays.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -181,14 +184,17 @@ def train(
     trainer = Trainer(model, config, folder)
     main = trainer.accelerator.is_main_process
     first = trainer.resume()
+    steps = range(first, config.steps)
+    workers = num_workers(config.workers, trainer.accelerator.device.type == "cuda", trainer.world)
     with (
         Metrics(folder / "metrics.jsonl" if main else None, first) as metrics,
         progress_bar(what, config.steps, first, shown=main) as bar,
+        closing(made_ahead(batches, steps, workers, window)) as made,
     ):
-        for step in range(first, config.steps):
+        for step in steps:
             began = time.perf_counter()
             try:
-                values = trainer.step(batches(step), step)
+                values = trainer.step(next(made), step)
             except FloatingPointError as error:
                 kept = (
                     f"the checkpoint of step {checkpoints(folder)[-1][0]}" if checkpoints(folder) else "no checkpoint"

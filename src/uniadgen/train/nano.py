@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from uniadgen.config import Config
 from uniadgen.data.adworld import Stock, all_texts, needed_pictures, render_stock, shop_of
 from uniadgen.data.prompt import STYLE, TEMPLATES, Layout
-from uniadgen.data.rows import Rows, Sample
+from uniadgen.data.rows import WINDOW, Rows, Sample
 from uniadgen.data.tokenizer import learn_tokenizer
 from uniadgen.model import vq, weights
 from uniadgen.model.shards import in_new_folder
@@ -42,7 +42,16 @@ def train_recipe(config: Config, folder: Path, shared: Path | None = None, parts
         model.word_preference.requires_grad_(False)  # learnt when all else is
     rows = Rows(config, layout, source)
     sheet = SampleSheet(model, rows, folder / "model")
-    train(model, rows.batches, config.train, folder / "model", what="model", sample=sheet.draw, numbers=rows.numbers)
+    train(
+        model,
+        rows.batches,
+        config.train,
+        folder / "model",
+        what="model",
+        window=WINDOW,
+        sample=sheet.draw,
+        numbers=rows.numbers,
+    )
     if config.model.word_preference:
         _train_words(config, model, layout, source, folder / "words")
     weights.save(folder / "weights", model, layout, torch.float16)
@@ -172,7 +181,7 @@ def _train_words(
     start(model.word_preference, rows)
     model.requires_grad_(False)
     model.word_preference.requires_grad_(True)
-    train(model, rows.batches, config.words_train, folder, what="words", numbers=rows.numbers)
+    train(model, rows.batches, config.words_train, folder, what="words", window=WINDOW, numbers=rows.numbers)
 
 
 class PictureBatches:
