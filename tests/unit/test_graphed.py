@@ -92,7 +92,9 @@ def test_weights_of_eight_bits_are_within_a_sixteenth() -> None:
 def batch(make_row: Callable[..., Row], layout: Layout) -> Batch:
     """Three requests, two of them for the same prompt."""
     rows = [make_row(0, 3, target=False), make_row(0, 3, target=False), make_row(1, 2, target=False)]
-    others = [replace(make_row(seed, 0, target=False), cutout=row.cutout) for seed, row in zip((0, 0, 1), rows, strict=True)]
+    others = [
+        replace(make_row(seed, 0, target=False), cutout=row.cutout) for seed, row in zip((0, 0, 1), rows, strict=True)
+    ]
     return collate(rows + others, layout.pad_id)
 
 
@@ -158,5 +160,7 @@ def test_a_gpu_without_eight_bits_is_refused(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "an older GPU")
     Precision().check(torch.device("cuda"))
-    with pytest.raises(ValueError, match=r"an older GPU has compute capability 8\.0, expected 8\.9 or more for fp8: use"):
+    with pytest.raises(
+        ValueError, match=r"an older GPU has compute capability 8\.0, expected 8\.9 or more for fp8: use"
+    ):
         Precision(weights="fp8").check(torch.device("cuda"))

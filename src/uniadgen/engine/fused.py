@@ -35,7 +35,8 @@ class Way(NamedTuple):
 class FusedOperations(Operations):
     """What a layer is made of, each one kernel. How to multiply is tried out by `tune`, for every shape and number of rows."""
 
-    def __init__(self) -> None:
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype  # of what is multiplied with weights
         self.chosen: dict[tuple, Way] = {}
         self.microseconds: dict[str, dict[str, float]] = {}  # of every way, by shape: for reports
 
@@ -75,7 +76,7 @@ class FusedOperations(Operations):
         key = key_of(rows, weights[0])
         if key in self.chosen:
             return
-        x = torch.randn(rows, shape_of(weights[0])[1], device=device_of(weights[0]), dtype=torch.bfloat16)
+        x = torch.randn(rows, shape_of(weights[0])[1], device=device_of(weights[0]), dtype=self.dtype)
         times: dict[str, float] = {}
         best: tuple[float, Way] | None = None
         for way in ways(rows, weights[0]):

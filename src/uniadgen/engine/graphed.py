@@ -36,10 +36,12 @@ class GraphedStep:
         layers.reserve(RESERVED)
         if not plain:
             if find_spec("triton") is None:
-                raise ValueError("no triton, expected it for a GPU: pip install triton, or GraphedStep(layers, plain=True)")
+                raise ValueError(
+                    "no triton, expected it for a GPU: pip install triton, or GraphedStep(layers, plain=True)"
+                )
             from uniadgen.engine.fused import FusedOperations
 
-            layers.operations = FusedOperations()
+            layers.operations = FusedOperations(layers.norm.dtype)
 
     @staticmethod
     def serves(layers: Layers) -> bool:

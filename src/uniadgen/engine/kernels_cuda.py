@@ -99,7 +99,9 @@ def narrow_rows(x, out, scale, width, BLOCK: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["number"])
-def keep(k, v, position, table, like, number, count, k_stride, v_stride, heads, SIZE: tl.constexpr, BLOCK: tl.constexpr):
+def keep(
+    k, v, position, table, like, number, count, k_stride, v_stride, heads, SIZE: tl.constexpr, BLOCK: tl.constexpr
+):
     """Writes new keys and values into the columns of their rows."""
     place = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)[:, None]
@@ -120,7 +122,9 @@ def keep(k, v, position, table, like, number, count, k_stride, v_stride, heads, 
 
 
 @triton.jit
-def _look(q, keys, values, lo, hi, last, scale, SIZE: tl.constexpr, M: tl.constexpr, N: tl.constexpr, PRECISION: tl.constexpr):
+def _look(
+    q, keys, values, lo, hi, last, scale, SIZE: tl.constexpr, M: tl.constexpr, N: tl.constexpr, PRECISION: tl.constexpr
+):
     """Softmax over columns lo to hi, of which query i sees those up to last[i]: (mean of values, log2 of the sum)."""
     at = tl.arange(0, SIZE)
     most = tl.full((M,), float("-inf"), tl.float32)

@@ -229,4 +229,6 @@ def only_weight(linear: nn.Module) -> Tensor:
     """The weight of a plain linear layer; `ValueError` where there is more to it."""
     if type(linear) is not nn.Linear or linear.bias is not None:
         raise ValueError(f"a {type(linear).__name__} in the decoder, expected plain weights: `uniadgen merge` first")
+    if not linear.weight.numel():
+        raise ValueError("weights that another engine turned to eight bits, expected whole ones: load the model again")
     return linear.weight.data

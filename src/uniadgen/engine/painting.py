@@ -69,11 +69,15 @@ class Painting:
         self.canvas.copy_(canvas)
         self.attention.place(slots)
         for _ in range(steps):
-            if self.graph is None:
-                self._step()
-            else:
-                self.graph.replay()
+            self.take_step()
         canvas.copy_(self.canvas)
+
+    def take_step(self) -> None:
+        """One more, from where the last one led."""
+        if self.graph is None:
+            self._step()
+        else:
+            self.graph.replay()
 
     def _step(self) -> None:
         on, count = self.canvas, self.count
