@@ -872,6 +872,39 @@ def bench_drafts(
     print(out)
 
 
+@bench_app.command("gpu")
+@plainly
+def bench_gpu(
+    shape: Annotated[list[str] | None, typer.Option(help="1b, 7b or tiny. Repeatable; 1b and 7b.")] = None,
+    batch: Annotated[list[int] | None, typer.Option(min=1, help="Ads at once. Repeatable; 1, 8 and 32.")] = None,
+    accepted: Annotated[
+        float, typer.Option(min=1, max=16, help="Right cells of a step with drafts: an assumption, not measured here.")
+    ] = 3.0,
+    seconds_budget: Annotated[float, typer.Option(min=1, help="What is not begun by then is not run.")] = 540,
+    device: Annotated[str, typer.Option(help="cuda, or cpu, where tiny alone makes sense.")] = "cuda",
+    out: Annotated[Path, typer.Option(help="Where the figures are written, after every case.")] = Path("gpu.json"),
+) -> None:
+    """Time models of the paper's sizes with random weights on a GPU: steps, whole ads, what the memory allows.
+
+    Example: uniadgen bench gpu --shape 7b --batch 1 --batch 32
+    """
+    files.check_output(out, (".json",))
+    import torch
+
+    from uniadgen.gpubench import SHAPES, GPUBench, table
+
+    shapes = shape or ["1b", "7b"]
+    if unknown := [name for name in shapes if name not in SHAPES]:
+        raise ValueError(f"--shape {unknown[0]}, expected one of {', '.join(SHAPES)}: choose one of them")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("no GPU here, expected one: run it where one is, or `--device cpu --shape tiny`")
+    save = lambda report: files.write_whole(out, report.save)  # noqa: E731
+    bench = GPUBench(torch.device(device), accepted, seconds_budget, functools.partial(print, flush=True), save)
+    report = bench.run(shapes, batch or [1, 8, 32])
+    Console(width=150).print(table(report))
+    print(out)
+
+
 @world_app.command()
 @plainly
 def log(

@@ -75,6 +75,11 @@ class Making:
         """Nothing is left to be made."""
         return not self.writing and self.cell == self.cells
 
+    @property
+    def paints_on(self) -> bool:
+        """Whether all that it feeds from now on are the codes of its own cells."""
+        return not self.writing and not self.pending and 0 < self.cell < self.cells
+
     def join(self, slot: int, lengths: Sequence[int]) -> None:
         """Takes a slot. Its prompts, so long, have been read: the generator's next numbers are the answer's."""
         self.slot, self.lengths = slot, lengths
@@ -147,3 +152,8 @@ class Making:
         self.pending = self.pending[window.sure :]
         self.fed += window.sure + max(right - 1, 0)
         self.cell += right
+
+    def paint_until(self, cell: int) -> None:
+        """The cells before this one have been painted, and those before them fed."""
+        self.fed += cell - self.cell
+        self.cell = cell
