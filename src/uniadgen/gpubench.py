@@ -2,7 +2,6 @@
 
 import gc
 import json
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -23,7 +22,6 @@ from uniadgen.engine.layers import Prefix
 from uniadgen.engine.painting import Canvas, Painting
 from uniadgen.engine.precision import Precision
 from uniadgen.engine.reading import take
-from uniadgen.engine.sampling import draw
 from uniadgen.engine.scheduler import Scheduler
 from uniadgen.engine.slots import Slots, step
 from uniadgen.model.configuration import architecture
@@ -72,7 +70,8 @@ class Case:
     def name(self) -> str:
         """For people."""
         shared = f" ({self.ads // CANDIDATES} x {CANDIDATES} candidates)" if self.shared else ""
-        return f"{self.shape} weights {self.weights} cache {self.cache}, {self.ads} ads{shared}, K {self.count}, {self.what}"
+        precision = f"weights {self.weights} cache {self.cache}"
+        return f"{self.shape} {precision}, {self.ads} ads{shared}, K {self.count}, {self.what}"
 
 
 @dataclass(frozen=True)
@@ -303,7 +302,7 @@ class Shape:
 
     @torch.no_grad()
     def _ads(self, case: Case) -> Line:
-        """Whole ads from their prompts: read, written, painted, decoded. Once before, until the first rows are there."""
+        """Whole ads from their prompts: read, written, painted, decoded. Once before, until there are two rows."""
         self._make(case, seed=1000, rows=2)
         empty(self.device)
         began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What a GPU steps through, on a CPU: attention without lengths on the host, numbers of eight bits, whole painting steps."""
+"""What a GPU does, on a CPU: attention without lengths on the host, numbers of eight bits, pictures painted ahead."""
 
 from collections.abc import Callable
 from dataclasses import replace

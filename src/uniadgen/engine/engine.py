@@ -7,8 +7,6 @@ from threading import Lock
 from typing import Any, Generic, TypeVar
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from uniadgen.engine.compiled import CompiledStep
 from uniadgen.engine.graphed import GraphedStep

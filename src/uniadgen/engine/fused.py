@@ -33,7 +33,7 @@ class Way(NamedTuple):
 
 
 class FusedOperations(Operations):
-    """What a layer is made of, each one kernel. How to multiply is tried out by `tune`, for every shape and number of rows."""
+    """What a layer is made of, each one kernel. The fastest way to multiply is found by `tune`, for every shape."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype  # of what is multiplied with weights
@@ -216,16 +216,15 @@ class FusedAttention:
         for group in slots:
             keys, values = group.keys, group.values
             step = keys.stride(1) * keys.element_size()
-            start = len(own)
+            start, same = len(own), [keys.stride(0), keys.stride(2), group.skipped]
             own += [
-                [keys.data_ptr() + row * step, values.data_ptr() + row * step, keys.stride(0), keys.stride(2)]
-                + [group.skipped]
+                [keys.data_ptr() + row * step, values.data_ptr() + row * step, *same]
                 for row in range(len(group.owners))
             ]
             if group.shared is not None:
                 k, v = group.shared
                 queries = [start * self.count, len(group.owners) * self.count]
-                shared.append([k.data_ptr(), v.data_ptr(), k.stride(0), k.stride(1), k.shape[1 + 1], *queries])
+                shared.append([k.data_ptr(), v.data_ptr(), k.stride(0), k.stride(1), k.shape[2], *queries])
         if self.placed != own + shared:
             self.own.copy_(torch.tensor(own))
             if shared:

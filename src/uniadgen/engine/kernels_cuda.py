@@ -1,6 +1,6 @@
 """What a decoding step on a GPU consists of, in Triton: norm, rotation, products with few rows, attention, all small.
 
-No kernel knows a length from the host: where a row stands is read on the device, so that one CUDA graph serves all steps.
+No kernel knows a length from the host: where a row stands is read on the device, so one CUDA graph serves all steps.
 """
 
 import triton
@@ -23,7 +23,7 @@ def norm(x, weight, out, width, eps, BLOCK: tl.constexpr):
 
 @triton.jit
 def turn(x, cos, sin, out, stride, heads, SIZE: tl.constexpr, BLOCK: tl.constexpr):
-    """Rotates heads of SIZE numbers, BLOCK of them at a time; the first half of `sin` is negative. x has a row stride."""
+    """Rotates heads of SIZE numbers, BLOCK of them at a time; the first half of `sin` is negative."""
     row = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)[:, None]
     at = tl.arange(0, SIZE)[None, :]
@@ -134,7 +134,7 @@ def _look(
         column = start + tl.arange(0, N)
         inside = column < hi
         there = column[:, None].to(tl.int64) * SIZE + at[None, :]
-        k = tl.load(keys + there, mask=inside[:, None], other=0.0).to(q.dtype)
+        k = tl.load(tl.multiple_of(keys + there, (16, 16)), mask=inside[:, None], other=0.0).to(q.dtype)
         scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
         seen = inside[None, :] & (column[None, :] <= last[:, None])
         scores = tl.where(seen, scores, float("-inf"))
@@ -143,7 +143,7 @@ def _look(
         chances = tl.exp2(scores - base[:, None])
         fade = tl.exp2(most - base)
         total = total * fade + tl.sum(chances, 1)
-        v = tl.load(values + there, mask=inside[:, None], other=0.0).to(q.dtype)
+        v = tl.load(tl.multiple_of(values + there, (16, 16)), mask=inside[:, None], other=0.0).to(q.dtype)
         found = found * fade[:, None] + tl.dot(chances.to(q.dtype), v, input_precision=PRECISION)
         most = higher
     some = total > 0
