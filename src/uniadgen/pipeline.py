@@ -73,7 +73,8 @@ class AdGenerator:
     def from_pretrained(cls, name: str | Path, device: torch.device | str | None = None) -> "AdGenerator":
         """Loads a folder of weights, or the shipped model by its name ("nano").
 
-        `device`: by default a GPU, where torch sees one, or the CPU. Raises `ValueError` when there is no such folder, or when a tensor is missing, extra or of another shape.
+        `device`: by default a GPU, where torch sees one, or the CPU.
+        Raises `ValueError` when there is no such folder, or when a tensor is missing, extra or of another shape.
         """
         model, layout, config = load(find(name))
         return cls(model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), layout, config)

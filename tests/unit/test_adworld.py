@@ -20,7 +20,8 @@ from uniadgen.train.words import start, together
 def rows(tiny_run, tiny_config) -> Rows:
     """The training rows of the tiny run."""
     stock = render_stock(tiny_config.world, tiny_run.parent / "stock", tiny_config.data.image_size, 1)
-    with np.load(tiny_run.parent / "stock" / "codes.npz") as arrays:
+    (codes,) = (tiny_run.parent / "stock").glob("codes-*.npz")
+    with np.load(codes) as arrays:
         codes = arrays["targets"], arrays["clicks"]
     _, layout, _ = weights.load(tiny_run)
     return Rows(tiny_config, layout, AdWorldSource(tiny_config, stock, *codes))

@@ -195,7 +195,8 @@ def test_every_recipe_is_saved_and_loaded_as_it_is(name: str, tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "message"), [({"surprise": 1}, r"\['surprise'\] are unknown"), ({"name": None}, r"\['name'\] are missing")]
+    ("change", "message"),
+    [({"surprise": 1}, r"\['surprise'\] are unknown"), ({"name": None}, r"\['name'\] are missing")],
 )
 def test_a_file_of_another_version_is_refused(change: dict, message: str, tmp_path) -> None:
     path = tmp_path / "recipe.json"

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-
 from rich.markup import escape
 from rich.table import Table
 

@@ -160,8 +160,8 @@ def _shared(said: _Words, reference: _Words) -> _Shared:
     grams, counts = numbers, []
     for n, made in zip(ORDERS, said.ngrams, strict=True):
         if n > 1:
-            longer = (gram * base + number for gram, number in zip(grams, numbers[n - 1 :], strict=False))
-            grams = [longer_gram if gram and longer_gram in made else 0 for gram, longer_gram in zip(grams, longer)]
+            longer = [gram * base + number for gram, number in zip(grams, numbers[n - 1 :], strict=False)]
+            grams = [both if gram and both in made else 0 for gram, both in zip(grams, longer, strict=False)]
         counts.append(Counter(filter(None, grams)))
     return _Shared(len(numbers), counts)
 

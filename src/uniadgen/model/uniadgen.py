@@ -12,7 +12,7 @@ from transformers import AutoConfig, Cache
 from transformers import initialization as init
 from transformers.models.janus.modeling_janus import JanusForConditionalGeneration
 
-from uniadgen.data.batch import Batch, Kind
+from uniadgen.data.batch import LENGTHS, Batch, Kind
 from uniadgen.model import vq
 from uniadgen.model.bases import load_base
 from uniadgen.model.configuration import UniAdGenConfig
@@ -141,7 +141,7 @@ class UniAdGenForConditionalGeneration(JanusForConditionalGeneration):
         stays = batch.attend
         for kind, kept in ((Kind.CLICK_TEXT, words[batch.click_words]), (Kind.CLICK_IMAGE, cells[batch.clicked])):
             stays = stays.masked_scatter(batch.kind == kind, kept)
-        return batch.only(stays)
+        return batch.only(stays, LENGTHS if self.training else 1)
 
     def _embed_codes(self, codes: Tensor) -> Tensor:
         return self.prepare_embeddings_for_image_generation(codes)

@@ -29,6 +29,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from uniadgen.config import Recipe, TrainConfig
 from uniadgen.model.preference import Block
 from uniadgen.train.log import Metrics, progress_bar
+from uniadgen.train.muon import Muon
 from uniadgen.train.prefetch import made_ahead, num_workers
 
 LAYERS = (LlamaDecoderLayer, Dinov2Layer, Block)  # sharded each on its own
@@ -280,7 +281,7 @@ def whole(tensor: Tensor) -> Tensor:
 def _optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
     """AdamW, in which matrices decay and vectors do not; with `muon`, Muon takes the matrices of the layers.
 
-    Frozen parameters are left out. Muon (Jordan et al. 2024) gets the rate of AdamW, scaled to steps of the same size.
+    Frozen parameters are left out. Muon gets the rate of AdamW: its steps are of the same size.
     """
     rest = [p for p in model.parameters() if p.requires_grad]
     optimizers: list[Optimizer] = []
@@ -289,8 +290,7 @@ def _optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
         matrices = [weight for weight in layers if weight.requires_grad]
         taken = {id(weight) for weight in matrices}
         rest = [p for p in rest if id(p) not in taken]
-        options = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "adjust_lr_fn": "match_rms_adamw"}
-        optimizers.append(torch.optim.Muon(matrices, **options))
+        optimizers.append(Muon(matrices, config.learning_rate, config.weight_decay))
     groups = [
         {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
