@@ -396,7 +396,7 @@ def table(report: Report) -> Table:
         limit = (f"{1e3 * line.limit:.3f}", f"{line.limit / line.seconds:.0%}") if line.limit else ("", "")
         seconds = line.seconds if case.what == "ads" else None
         one = whole.get(replace(case, count=1, what=""))
-        if case.what == "step" and case.count > 1 and one is not None:
+        if case.what == "step" and case.count > 1 and one is not None and one.seconds:
             steps = SHAPES[case.shape]().cells / report.accepted
             seconds = one.seconds - one.parts["cells"] + steps * line.seconds
         last = (f"{seconds:.3f}", f"{case.ads / seconds:.2f}") if seconds else ("", "")
