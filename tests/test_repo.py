@@ -36,6 +36,7 @@ ORDER = (
     "speed",
     "traffic",
     "ahead",
+    "standin",
     "gpubench",
     "files",
     "demo",

@@ -891,7 +891,8 @@ def bench_gpu(
     files.check_output(out, (".json",))
     import torch
 
-    from uniadgen.gpubench import SHAPES, GPUBench, table
+    from uniadgen.gpubench import GPUBench, table
+    from uniadgen.standin import SHAPES
 
     shapes = shape or ["1b", "7b"]
     if unknown := [name for name in shapes if name not in SHAPES]:

@@ -112,7 +112,7 @@ def test_attention(kind: str, count: int, monkeypatch) -> None:
 @ON_GPU
 def test_what_the_bench_checks() -> None:
     """Tokens in float32, hidden states in fewer bits, through CUDA graphs."""
-    from uniadgen.gpubench import checked
+    from uniadgen.standin import checked
 
     for name, result in checked(DEVICE).items():
         assert result == "same tokens" or ", within" in result, f"{name}: {result}"

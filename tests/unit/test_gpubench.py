@@ -8,7 +8,8 @@ import torch
 from typer.testing import CliRunner
 
 from uniadgen.__main__ import app
-from uniadgen.gpubench import SHAPES, Case, GPUBench, Line, Report, Shape, build, requests, table
+from uniadgen.gpubench import Case, GPUBench, Line, Report, Shape, table
+from uniadgen.standin import SHAPES, build, requests
 
 CPU = torch.device("cpu")
 
@@ -21,7 +22,7 @@ def bench(seconds: float, saved: list[int]) -> GPUBench:
 
 def test_every_case_is_measured_and_saved_at_once(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setattr("uniadgen.gpubench.COUNTS", {1: (1, 4)})
-    monkeypatch.setattr("uniadgen.gpubench.WORDS", 3)
+    monkeypatch.setattr("uniadgen.standin.WORDS", 3)
     saved: list[int] = []
     report = bench(1000, saved).run(["tiny"], [1])
     assert all(result == "same tokens" or ", within" in result for result in report.checks.values())

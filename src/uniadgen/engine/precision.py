@@ -50,8 +50,8 @@ class Scaled(NamedTuple):
     scale: Tensor
 
     def restored(self, dtype: torch.dtype) -> Float[Tensor, "out k"]:
-        """As numbers of that type, each within 1/16 of what it was, or within 1/512 of its row's smallest step."""
-        return (self.rows.to(torch.float32) * self.scale[:, None]).to(dtype)
+        """As numbers of that type: each within 1/16 of what it was, or within half of its row's smallest step."""
+        return self.rows.to(dtype) * self.scale.to(dtype)[:, None]
 
     @property
     def num_bytes(self) -> int:
