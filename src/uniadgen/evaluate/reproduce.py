@@ -22,7 +22,7 @@ from uniadgen.evaluate.harness import Seeds
 from uniadgen.evaluate.measures import measure_of
 from uniadgen.evaluate.paper import TABLES, PaperTable, Row
 from uniadgen.evaluate.report import Report, markdown_of
-from uniadgen.evaluate.run import Plan, evaluate
+from uniadgen.evaluate.run import Plan, evaluate, make_ads
 from uniadgen.evaluate.scorers import SCORERS
 from uniadgen.evaluate.summary import Line, summarise
 from uniadgen.model.weights import RECIPE
@@ -86,7 +86,10 @@ def reproduce(names: Sequence[str], folder: Path, how: Reproduction) -> list[Bes
         reference=next(iter(papers.values())).recipe_of_reference,
         weights=how.weights,
     )
-    report = evaluate(plan, folder / "-".join(names))
+    measured = folder / "measured"
+    if how.at_once > 1:
+        _make_all(plan, measured, how.at_once)
+    report = evaluate(plan, measured)
     found = []
     for name, paper in papers.items():
         configs = [Config.load(weights[row.recipe] / RECIPE) for row in paper.ours]
@@ -119,6 +122,26 @@ def _train_all(names: Sequence[str], folder: Path, how: Reproduction) -> list[Pa
             found[asked[done]] = done.result()
             bar.advance(asked[done])
     return [found[name] for name in names]
+
+
+def _make_all(plan: Plan, folder: Path, at_once: int) -> None:
+    """The ads of all models, of several models at once; the first one's requests are the others' too."""
+    first, *others = (replace(plan, models=[model]) for model in plan.models)
+    make_ads(first, folder)
+    with (
+        ProcessPoolExecutor(at_once, mp_context=multiprocessing.get_context("spawn")) as pool,
+        progress_bar("ads of models", len(plan.models)) as bar,
+    ):
+        bar.advance()
+        for done in as_completed(pool.submit(_made_aside, other, folder) for other in others):
+            done.result()
+            bar.advance()
+
+
+def _made_aside(plan: Plan, folder: Path) -> None:
+    torch.set_num_threads(1)
+    with open(os.devnull, "w", encoding="utf-8") as nobody, redirect_stderr(nobody):
+        make_ads(plan, folder)
 
 
 def _trained_aside(name: str, folder: Path, how: Reproduction) -> Path:
@@ -182,7 +205,8 @@ def _cell(found: Mapping[tuple[str, str], Line], row: Row, key: str) -> str:
 def _title(paper: PaperTable, report: Report, configs: Sequence[Config]) -> str:
     steps, full = sorted({config.train.steps for config in configs}), nano().train.steps
     of = f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
-    shrunk = "" if steps == [full] else f", not the {full:,} of nano: too few to judge the rows by"
+    shrunk = "" if steps == [full] else f", not the {full:,} of nano"
+    shrunk += ": too few to judge the rows by" if steps[-1] < full / 2 else ""
     number, seeds = report.settings["requests"]["number"], report.settings["seeds"]
     return (
         f"Table {paper.number} of the paper and here. {paper.what} Here: AdWorld, models of nano's size trained for "

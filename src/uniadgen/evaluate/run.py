@@ -73,7 +73,7 @@ def evaluate(plan: Plan, folder: Path) -> Report:
     if reference not in [contender.name for contender in contenders]:
         known = ", ".join(contender.name for contender in contenders)
         raise ValueError(f"the reference is {reference!r}, expected one of {known}")
-    requests = _requests(plan, models)
+    requests = _requests(plan, models, folder)
     world = requests.world if isinstance(requests, WorldRequests) else None
     setting = Setting(world, plan.picture, plan.prompt, plan.weights)
     scorers = scorers_of([*plan.metrics, *plan.weights], setting)
@@ -87,10 +87,17 @@ def evaluate(plan: Plan, folder: Path) -> Report:
     return report
 
 
-def _requests(plan: Plan, models: dict[str, AdGenerator]) -> Requests:
+def make_ads(plan: Plan, folder: Path) -> None:
+    """Makes the ads that `evaluate` of a plan with these models will find in that folder, and measures nothing."""
+    models = models_of(plan.models)
+    contenders = contenders_of(plan.models, models, plan.baselines or ())
+    measure(contenders, _requests(plan, models, folder), [], folder / "ads", plan.seeds)
+
+
+def _requests(plan: Plan, models: dict[str, AdGenerator], folder: Path) -> Requests:
     if plan.data is None:
         side = max(generator.config.data.image_size for generator in models.values())
-        return WorldRequests(world_of(models), side, plan.requests, plan.seeds.first)
+        return WorldRequests(world_of(models), side, plan.requests, plan.seeds.first, folder / "requests")
     from uniadgen.data.listing import read_listing  # these need an extra, which AdWorld does not
     from uniadgen.evaluate.listed import ListedRequests
 
