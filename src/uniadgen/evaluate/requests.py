@@ -122,7 +122,7 @@ def _example(shop: Shop, visit: Visit, side: int, path: Path) -> Example:
     """A request whose renderings are read from a file; those that are not there are made, and kept."""
     held: dict[str, NDArray[np.uint8]] = {}
     try:
-        with np.load(path) as arrays:
+        with path.open("rb") as file, np.load(file) as arrays:
             held |= arrays
     except (OSError, ValueError, BadZipFile):  # not there, or cut short
         pass
