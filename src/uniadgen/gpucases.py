@@ -18,7 +18,7 @@ from uniadgen.engine.painting import Canvas, Painting
 from uniadgen.engine.reading import take
 from uniadgen.engine.scheduler import Scheduler
 from uniadgen.engine.slots import Slots
-from uniadgen.standin import WORDS, requests
+from uniadgen.standin import WORDS, requests, told
 
 CANDIDATES = 8  # of a request, where prompts are shared
 ORDER = 8  # ads that are asked for together: so many prompts are held while they are read
@@ -171,9 +171,18 @@ class Shape:
         captured = time.perf_counter() - began
         times = [timed(painting.take_step, self.device, warm=0, turns=1) for _ in range(REPLAYS)]
         times.sort()
-        kernels = kernels_of(painting.take_step) if self.profile and self.device.type == "cuda" else {}
+        kernels = self._kernels(painting.take_step)
         parts = {"fastest": times[0], "slowest": times[-1], "capture": captured}
         return Line(case, median(times), self.limit(case), parts, kernels)
+
+    def _kernels(self, run: Callable[[], None]) -> dict[str, tuple[float, float]]:
+        """Of one run, where that was asked for; what the profiler cannot do costs no timing."""
+        if not self.profile or self.device.type != "cuda":
+            return {}
+        try:
+            return kernels_of(run)
+        except Exception as error:
+            return {told(error): (0.0, 0.0)}
 
     def _canvas(self, case: Case, cell: int) -> Canvas:
         """Pictures half painted; rows as `_slots` has them."""

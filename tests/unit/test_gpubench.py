@@ -7,8 +7,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from uniadgen.__main__ import app
 from uniadgen import gpucases
+from uniadgen.__main__ import app
 from uniadgen.gpubench import GPUBench, Report, table
 from uniadgen.gpucases import Case, Line, Shape
 from uniadgen.standin import SHAPES, build, requests
