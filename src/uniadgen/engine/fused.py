@@ -6,16 +6,17 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-import triton
+import triton  # pyright: ignore[reportMissingImports] - where there is a GPU
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from uniadgen.engine import kernels_cuda as kernels
+from uniadgen.engine import kernels_cuda
 from uniadgen.engine.capturing import Graph
 from uniadgen.engine.layers import Operations, Weight, size_of
 from uniadgen.engine.precision import EIGHT_BIT, Scaled
 from uniadgen.engine.slots import Slots
 
+kernels: Any = kernels_cuda  # which Triton makes of functions is not typed
 PROGRAMS = 1056  # that an attention starts at least: eight for each of an H100's 132 processors
 MOST_SPLITS = 32
 COLUMNS = 64  # that a program looks at together
@@ -220,7 +221,7 @@ class FusedOperations(Operations):
         x = x.contiguous() if norm is None else self.norm(x, norm)
         narrow, scale = torch.empty_like(x, dtype=EIGHT_BIT), x.new_empty(len(x), 1, dtype=torch.float32)
         kernels.narrow_rows[(len(x),)](x, narrow, scale, x.shape[1], BLOCK=triton.next_power_of_2(x.shape[1]))
-        out = torch._scaled_mm(
+        out = torch._scaled_mm(  # pyright: ignore[reportPrivateImportUsage] - there is no public name
             narrow, weight.rows.T, scale_a=scale, scale_b=weight.scale[None], out_dtype=x.dtype, use_fast_accum=True
         )
         out = self.gate(out) if gated else out

@@ -101,7 +101,7 @@ class GraphedStep:
         self.graphs.move_to_end(key)
         attention.place(slots)
         for kept, new in zip(inputs, (x, position, control), strict=True):
-            if kept is not None:
+            if kept is not None and new is not None:
                 kept.copy_(new)
         return graph.replay()
 

@@ -3,8 +3,8 @@
 No kernel knows a length from the host: where a row stands is read on the device, so one CUDA graph serves all steps.
 """
 
-import triton
-import triton.language as tl
+import triton  # pyright: ignore[reportMissingImports] - where there is a GPU
+import triton.language as tl  # pyright: ignore[reportMissingImports]
 
 TABLE = tl.constexpr(5)  # numbers of a row in the table of rows: see `fused.FusedAttention.place`
 SHARED = tl.constexpr(7)  # and of a group in the table of shared prompts
@@ -234,7 +234,7 @@ def _look(
     return found, tl.where(some, most + tl.log2(tl.where(some, total, 1.0)), float("-inf"))
 
 
-@triton.jit(do_not_specialize=["number"])
+@triton.jit(do_not_specialize=["number", "count"])
 def attend_own(
     qkv, cos, sin, position, table, like, found, sums, arrived, out, number, count, heads, scale,
     SIZE: tl.constexpr, M: tl.constexpr, N: tl.constexpr, SPLITS: tl.constexpr, PARTS: tl.constexpr,

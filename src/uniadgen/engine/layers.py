@@ -194,12 +194,12 @@ class Head:
     def __init__(self, head: Any, layers: Layers, in_eight_bits: bool = False) -> None:
         self.layers, self.activation = layers, head.activation_fn
         linears = head.proj_out, head.vision_head
-        self.weights: list[Tensor | Scaled] = [laid_out(linear.weight.data) for linear in linears]
+        self.weights: list[Weight] = []
         self.biases = [linear.bias.data for linear in linears]
-        for number, linear in enumerate(linears):
-            linear.weight.data = self.weights[number]
-            if in_eight_bits:
-                self.weights[number] = narrow(linear.weight.data, linear)
+        for linear in linears:
+            linear.weight.data = laid_out(linear.weight.data)
+            weight = linear.weight.data
+            self.weights.append(narrow(weight, linear) if in_eight_bits else weight)
 
     def __call__(self, hidden: Float[Tensor, "L D"]) -> Float[Tensor, "L Q"]:
         """Scores of the next image code."""
