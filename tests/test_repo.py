@@ -37,6 +37,7 @@ ORDER = (
     "traffic",
     "ahead",
     "standin",
+    "gpucases",
     "gpubench",
     "files",
     "demo",
