@@ -85,8 +85,8 @@ class Rows:
         """This process's rows of a step, at most `train.rows_at_once` in each batch."""
         own = [row for _, row in self._own(step)]
         at_once = self.config.train.rows_at_once or len(own)
-        pad = self.layout.pad_id
-        return [collate(own[i : i + at_once], pad, LENGTHS) for i in range(0, len(own), at_once)]
+        multiple = LENGTHS if at_once > 1 else 1  # a row alone needs no padding, and attends faster without
+        return [collate(own[i : i + at_once], self.layout.pad_id, multiple) for i in range(0, len(own), at_once)]
 
     def numbers(self, step: int) -> list[int]:
         """Which samples this process works on in a step."""

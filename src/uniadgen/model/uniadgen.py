@@ -155,9 +155,10 @@ class UniAdGenForConditionalGeneration(JanusForConditionalGeneration):
         cache: Cache | None = None,
     ) -> Float[Tensor, "B L D"]:
         """Hidden states of the L newest positions. `attend` covers the cached positions too (A >= L)."""
+        alone = embeds.shape[1] == 1 or bool(attend.all())
         return self.model.language_model(
             inputs_embeds=embeds,
-            attention_mask=attend.long(),
+            attention_mask=attend.long() if alone else seen(attend, embeds.shape[1]),
             position_ids=position,
             past_key_values=cache,
             use_cache=cache is not None,
@@ -253,6 +254,17 @@ class UniAdGenForConditionalGeneration(JanusForConditionalGeneration):
     def decode_pictures(self, codes: Int[Tensor, "B K"]) -> Float[Tensor, "B 3 H W"]:
         """Codes -> pictures in [-1, 1], on the host."""
         return vq.decode(self.model.vqmodel, codes.to(self.device)).clamp(-1, 1).cpu()
+
+
+def seen(attend: Bool[Tensor, "B A"], length: int) -> Bool[Tensor, "B 1 L A"]:
+    """What each of the newest positions sees: what is before it and no padding, and itself.
+
+    Padding sees itself, too: where a query sees nothing, attention on a GPU gives gradients that are no numbers.
+    """
+    total = attend.shape[1]
+    before = torch.ones(length, total, dtype=torch.bool, device=attend.device).tril(total - length)
+    itself = torch.eye(total, dtype=torch.bool, device=attend.device)[total - length :]
+    return (before & attend[:, None] | itself)[:, None]
 
 
 AutoConfig.register("uniadgen", UniAdGenConfig)
