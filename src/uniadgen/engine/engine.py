@@ -10,6 +10,7 @@ import torch
 
 from uniadgen.engine.compiled import CompiledStep
 from uniadgen.engine.layers import Layers, Prefix, transpose
+from uniadgen.engine.native import Native
 from uniadgen.engine.slots import step
 from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration
 
@@ -49,11 +50,21 @@ class Engine:
     change what comes out.
     """
 
-    def __init__(self, model: UniAdGenForConditionalGeneration, positions: int | None = None) -> None:
+    def __init__(
+        self, model: UniAdGenForConditionalGeneration, positions: int | None = None, precision: str = "fp32"
+    ) -> None:
         self.model = model.eval()
-        self.layers = Layers(model.model.language_model, model.config)
-        self.step = CompiledStep(self.layers) if CompiledStep.serves(self.layers) else partial(step, self.layers)
-        transpose([model.lm_head, model.model.generation_head.vision_head])
+        native = Native.find(model, precision)
+        if native is not None:
+            self.layers, self.step, self.stepper = native, native.step, f"C++ {precision}"
+            self.words, self.paints = native.outputs(model)
+        else:
+            self.layers = Layers(model.model.language_model, model.config)
+            self.step, self.stepper = partial(step, self.layers), "torch"
+            if CompiledStep.serves(self.layers):
+                self.step, self.stepper = CompiledStep(self.layers), "numba"
+            self.words, self.paints = None, None
+            transpose([model.lm_head, model.model.generation_head.vision_head])
         with torch.no_grad():
             codes = torch.arange(model.config.vq_config.num_embeddings, device=self.device)
             self.codes = model.prepare_embeddings_for_image_generation(codes)  # (Q, D)

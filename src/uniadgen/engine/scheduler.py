@@ -293,7 +293,8 @@ class Scheduler:
         return words
 
     def _score_words(self, hidden: Float[Tensor, "P D"], owners: Int[Tensor, "P"]) -> Float[Tensor, "P V"]:
-        return self.model.text_logits(hidden, None if self.alike is None else self.alike[owners])
+        alike = None if self.alike is None else self.alike[owners]
+        return self.model.text_logits(hidden, alike, self.engine.words)
 
     def _paint(self, windows: Sequence[Window], hidden: Float[Tensor, "L D"], count: int) -> list[int]:
         """Codes where positions ask for them, and how many of each ad are right: all whose draft before was right."""
@@ -301,7 +302,7 @@ class Scheduler:
         right = [0] * len(windows)
         if not asking:
             return right
-        logits = self._guided(lambda hidden, _: self.model.image_logits(hidden), hidden, asking, count)
+        logits = self._guided(lambda hidden, _: self.model.image_logits(hidden, self.engine.paints), hidden, asking, count)
         slot = self._place([self.ads[number].slot for number, window in asking for _ in window.asks])
         cell = self._place([window.cells[at] for _, window in asking for at in window.asks])
         noise = None
