@@ -23,7 +23,7 @@ namespace {
 typedef float Vec __attribute__((vector_size(64), aligned(4), may_alias));
 typedef int32_t Ints __attribute__((vector_size(64), aligned(4), may_alias));
 constexpr int WIDE = 16, BLOCK = 2 * WIDE;  // numbers of a vector, columns of a block
-#define UNROLL _Pragma("GCC unroll 8")  // so that sums stay in registers
+#define UNROLL _Pragma("GCC unroll 16")  // so that sums stay in registers
 constexpr int PATIENCE = 2000;  // turns that a thread waits awake for more to do
 #ifdef __AVX512F__
 constexpr int ROWS = 8;  // positions whose sums are kept in registers
@@ -176,8 +176,8 @@ inline float sum(Vec x) {
 // Sums of 16 vectors: neighbours are added, and become neighbours.
 inline Vec sums(Vec* x) {
     constexpr Ints even = {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30}, odd = even + 1;
-    for (int count = WIDE / 2; count; count /= 2)
-        for (int i = 0; i < count; i++)
+    UNROLL for (int count = WIDE / 2; count; count /= 2)
+        UNROLL for (int i = 0; i < count; i++)
             x[i] = __builtin_shuffle(x[2 * i], x[2 * i + 1], even) + __builtin_shuffle(x[2 * i], x[2 * i + 1], odd);
     return x[0];
 }
@@ -299,10 +299,10 @@ class Reader {
 template <int D>
 void score(float* scores, const float* q, const float* keys, int64_t column, int64_t last, float scale) {
     Vec dots[WIDE];
-    for (int i = 0; i < WIDE; i++) {
+    UNROLL for (int i = 0; i < WIDE; i++) {
         const float* key = keys + std::min(column + i, last) * D;
         dots[i] = load(q) * load(key);
-        for (int d = WIDE; d < D; d += WIDE) dots[i] += load(q + d) * load(key + d);
+        UNROLL for (int d = WIDE; d < D; d += WIDE) dots[i] += load(q + d) * load(key + d);
     }
     store(scores + column, sums(dots) * scale);
 }
@@ -310,7 +310,7 @@ void score(float* scores, const float* q, const float* keys, int64_t column, int
 template <int D>
 void add_values(Vec* found, const float* chances, const float* values, int64_t count) {
     for (int64_t column = 0; column < count; column++)
-        for (int d = 0; d < D / WIDE; d++) found[d] += load(values + column * D + d * WIDE) * chances[column];
+        UNROLL for (int d = 0; d < D / WIDE; d++) found[d] += load(values + column * D + d * WIDE) * chances[column];
 }
 
 // Of one head: each position sees what is shared, and the columns of its row up to its own.
@@ -334,15 +334,19 @@ void attend(float* to, int64_t to_stride, const float* q, int64_t q_stride, cons
     for (int64_t i = 0; i < s.count; i++) {
         float* chances = &room[i * all];
         const int64_t own = s.column + i + 1, seen = s.shared + own;
-        const float largest = *std::max_element(chances, chances + seen);
-        std::fill(chances + seen, chances + (seen + WIDE - 1) / WIDE * WIDE, -INFINITY);
-        Vec total{}, found[D / WIDE] = {};
+        std::fill(chances + seen, chances + seen + WIDE, -INFINITY);
+        Vec most_of = load(chances), total{}, found[D / WIDE] = {};
+        for (int64_t column = 0; column < seen; column += WIDE) {
+            const Vec here = load(chances + column);
+            most_of = here > most_of ? here : most_of;
+        }
+        float largest = most_of[0];
+        for (int j = 1; j < WIDE; j++) largest = std::max(largest, most_of[j]);
         for (int64_t column = 0; column < seen; column += WIDE) {
             const Vec chance = exponential(load(chances + column) - largest);
             store(chances + column, chance);
+            total += chance;
         }
-        std::fill(chances + seen, chances + (seen + WIDE - 1) / WIDE * WIDE, 0.0f);
-        for (int64_t column = 0; column < seen; column += WIDE) total += load(chances + column);
         add_values<D>(found, chances, shared_values, s.shared);
         add_values<D>(found, chances + s.shared, values, own);
         const float over = 1 / sum(total);
