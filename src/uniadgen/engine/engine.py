@@ -11,6 +11,7 @@ import torch
 from uniadgen.engine.compiled import CompiledStep
 from uniadgen.engine.layers import Layers, Prefix, transpose
 from uniadgen.engine.native import Native
+from uniadgen.engine.sampling import sample
 from uniadgen.engine.slots import step
 from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration
 
@@ -58,12 +59,13 @@ class Engine:
         if native is not None:
             self.layers, self.step, self.stepper = native, native.step, f"C++ {precision}"
             self.words, self.paints = native.outputs(model)
+            self.sample = native.sample
         else:
             self.layers = Layers(model.model.language_model, model.config)
             self.step, self.stepper = partial(step, self.layers), "torch"
             if CompiledStep.serves(self.layers):
                 self.step, self.stepper = CompiledStep(self.layers), "numba"
-            self.words, self.paints = None, None
+            self.words, self.paints, self.sample = None, None, sample
             transpose([model.lm_head, model.model.generation_head.vision_head])
         with torch.no_grad():
             codes = torch.arange(model.config.vq_config.num_embeddings, device=self.device)

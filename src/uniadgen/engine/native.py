@@ -2,7 +2,7 @@
 
 import ctypes
 from collections.abc import Callable, Sequence
-from ctypes import POINTER, c_double, c_int64, c_void_p
+from ctypes import POINTER, c_double, c_float, c_int64, c_void_p
 from typing import ClassVar
 
 import numpy as np
@@ -14,6 +14,7 @@ from transformers import LlamaModel
 
 from uniadgen.engine.building import library
 from uniadgen.engine.layers import Layer, Layers, Prefix
+from uniadgen.engine.sampling import sample
 from uniadgen.engine.slots import Slots
 from uniadgen.model.configuration import UniAdGenConfig
 from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration
@@ -123,6 +124,20 @@ class Native(Layers):
         paints = model.model.generation_head
         codes = Head(self.functions, self.precision, paints.proj_out, paints.activation_fn, paints.vision_head)
         return Head(self.functions, self.precision, model.lm_head), codes
+
+    def sample(
+        self, logits: Float[Tensor, "R V"], temperature: float, top_k: int, noise: Float[Tensor, "R V"] | None
+    ) -> Int[Tensor, "R"]:
+        """As `sampling.sample`, without sorting."""
+        if temperature == 0 or noise is None or logits.shape[1] % WIDE:
+            return sample(logits, temperature, top_k, noise)
+        logits, noise = logits.contiguous(), noise.contiguous()
+        tokens, room = logits.new_empty(len(logits), dtype=torch.long), logits.new_empty(2, logits.shape[1])
+        sizes = (*map(c_int64, logits.shape), c_float(temperature), c_int64(top_k if top_k < logits.shape[1] else 0))
+        self.functions.sample(
+            *map(c_void_p, addresses(logits, noise)), *sizes, *map(c_void_p, addresses(room[0], room[1], tokens))
+        )
+        return tokens
 
     def _pack(self, layer: Layer) -> _Layer:
         width, heads = len(layer.norm), self.heads

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import count as count_from
 from itertools import islice
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -21,7 +22,7 @@ from uniadgen.engine.lookup import Lookup
 from uniadgen.engine.loop import Progress
 from uniadgen.engine.making import Making, Window
 from uniadgen.engine.reading import Read, read
-from uniadgen.engine.sampling import draw, guide, sample
+from uniadgen.engine.sampling import draw, guide
 from uniadgen.engine.slots import Slots
 from uniadgen.engine.ticket import QueueFull, Ticket
 
@@ -228,7 +229,7 @@ class Scheduler:
 
     def _place(self, numbers: Sequence[object]) -> Tensor:
         """Numbers of the host, on the device, which nobody waits for."""
-        tensor = torch.tensor(numbers)
+        tensor = torch.from_numpy(np.array(numbers))  # many times as fast as torch.tensor
         return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
 
     def _end(self, ad: Making, error: Exception | None = None) -> None:
@@ -287,7 +288,7 @@ class Scheduler:
         noise = None
         if self.config.temperature:
             noise = torch.cat([self.ads[number].noise.peek(w.says, logits.shape[-1]) for number, w in asking])
-        sampled = iter(sample(logits, self.config.temperature, self.config.text_top_k, noise).tolist())
+        sampled = iter(self.engine.sample(logits, self.config.temperature, self.config.text_top_k, noise).tolist())
         for number, window in asking:
             words[number] = list(islice(sampled, window.says))
         return words
@@ -310,7 +311,7 @@ class Scheduler:
             for number, window in asking:
                 self._draw_noise(self.ads[number], window)
             noise = self.noise[slot, cell % self.depth]
-        codes = sample(logits, self.config.temperature, self.config.image_top_k, noise)
+        codes = self.engine.sample(logits, self.config.temperature, self.config.image_top_k, noise)
         drafts = self.codes[slot, cell] if count > 1 else None
         self.codes[slot, cell] = codes
         if drafts is None:
@@ -357,7 +358,7 @@ class Scheduler:
             logits = logits[self._place([*range(len(places)), *other])]
         guidance = [ad.guidance for ad, _ in places]
         same = min(guidance) == max(guidance)
-        return guide(logits, 2, guidance[0] if same else self._place(guidance)[:, None])
+        return guide(logits, 2, guidance[0] if same else self._place(guidance)[:, None].float())
 
     def _take(self, ad: Making, window: Window, words: Sequence[int], right: int) -> None:
         """What came out is the ad's; whoever waits for it is told."""

@@ -182,6 +182,24 @@ inline Vec sums(Vec* x) {
     return x[0];
 }
 
+inline float largest_of(const float* x, int64_t count) {  // a multiple of 16
+    Vec most = load(x);
+    for (int64_t i = WIDE; i < count; i += WIDE) most = load(x + i) > most ? load(x + i) : most;
+    float largest = most[0];
+    for (int i = 1; i < WIDE; i++) largest = std::max(largest, most[i]);
+    return largest;
+}
+
+inline int64_t largest_at(const float* x, int64_t count) { return std::find(x, x + count, largest_of(x, count)) - x; }
+
+inline int64_t above(const float* x, int64_t count, float limit) {
+    Ints found{};
+    for (int64_t i = 0; i < count; i += WIDE) found -= load(x + i) > limit;
+    int64_t total = 0;
+    for (int i = 0; i < WIDE; i++) total += found[i];
+    return total;
+}
+
 // e^x to the last bit or two: 2^n (1 + a polynomial of what is left).
 inline Vec exponential(Vec x) {
     x = x < -87.0f ? (Vec{} - 87.0f) : x > 88.0f ? (Vec{} + 88.0f) : x;
@@ -335,13 +353,8 @@ void attend(float* to, int64_t to_stride, const float* q, int64_t q_stride, cons
         float* chances = &room[i * all];
         const int64_t own = s.column + i + 1, seen = s.shared + own;
         std::fill(chances + seen, chances + seen + WIDE, -INFINITY);
-        Vec most_of = load(chances), total{}, found[D / WIDE] = {};
-        for (int64_t column = 0; column < seen; column += WIDE) {
-            const Vec here = load(chances + column);
-            most_of = here > most_of ? here : most_of;
-        }
-        float largest = most_of[0];
-        for (int j = 1; j < WIDE; j++) largest = std::max(largest, most_of[j]);
+        Vec total{}, found[D / WIDE] = {};
+        const float largest = largest_of(chances, (seen + WIDE - 1) / WIDE * WIDE);
         for (int64_t column = 0; column < seen; column += WIDE) {
             const Vec chance = exponential(load(chances + column) - largest);
             store(chances + column, chance);
@@ -499,5 +512,24 @@ void dense(const Matrix* m, const float* x, int64_t n, const float* bias, float*
                 }
         });
     });
+}
+
+// One token for each of n rows of logits: as `sampling.sample`, where the temperature is above 0. Only where the winner
+// is not among the `top_k` likeliest are they looked for. `scores` and `sums` (columns, a multiple of 16) are for it.
+void sample(const float* logits, const float* noise, int64_t n, int64_t columns, float temperature, int64_t top_k,
+            float* scores, float* sums, int64_t* tokens) {
+    for (int64_t row = 0; row < n; row++, logits += columns, noise += columns) {
+        for (int64_t i = 0; i < columns; i += WIDE) {
+            store(scores + i, load(logits + i) / temperature);
+            store(sums + i, load(scores + i) + load(noise + i));
+        }
+        tokens[row] = largest_at(sums, columns);
+        if (top_k <= 0 || above(scores, columns, scores[tokens[row]]) < top_k) continue;
+        std::vector<float> sorted(scores, scores + columns);
+        std::nth_element(sorted.begin(), sorted.begin() + top_k - 1, sorted.end(), std::greater<float>());
+        for (int64_t i = 0; i < columns; i++)
+            if (scores[i] < sorted[top_k - 1]) sums[i] = -INFINITY;
+        tokens[row] = largest_at(sums, columns);
+    }
 }
 }
