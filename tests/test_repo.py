@@ -36,6 +36,7 @@ ORDER = (
     "speed",
     "traffic",
     "ahead",
+    "precision",
     "files",
     "demo",
 )

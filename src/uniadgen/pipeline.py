@@ -54,16 +54,19 @@ class Asked:
 class AdGenerator:
     """Makes ads with one loaded model. `AdGenerator.from_pretrained("nano").generate(product, clicks).picture`."""
 
-    def __init__(self, model: UniAdGenForConditionalGeneration, layout: Layout, config: Config) -> None:
+    def __init__(
+        self, model: UniAdGenForConditionalGeneration, layout: Layout, config: Config, precision: str = "fp32"
+    ) -> None:
         self.model = model.eval()
         self.layout = layout
         self.config = config
+        self.precision = precision
         self.codes: Recent[np.ndarray] = Recent(CODED)
 
     @cached_property
     def engine(self) -> Engine:
         """Made ready with the first ad; from then on the model stays where and as it is."""
-        return Engine(self.model)
+        return Engine(self.model, precision=self.precision)
 
     def _decoder(
         self, config: GenerateConfig, seeds: Sequence[int], points: Sequence[Sequence[str]]
@@ -71,17 +74,17 @@ class AdGenerator:
         return FastDecoder(self.engine, self.layout, config, seeds, points)
 
     @classmethod
-    def from_pretrained(cls, name: str | Path) -> "AdGenerator":
-        """Loads a folder of weights, or the shipped model by its name ("nano").
+    def from_pretrained(cls, name: str | Path, precision: str = "fp32") -> "AdGenerator":
+        """Loads a folder of weights, or the shipped model by its name ("nano"). `precision` is `Engine`'s.
 
         Raises `ValueError` when there is no such folder, or when a tensor is missing, extra or of another shape.
         """
         shipped = sorted(folder.name for folder in SHIPPED.iterdir()) if SHIPPED.is_dir() else []
         if name in shipped:
-            return cls(*load(SHIPPED / str(name)))
+            return cls(*load(SHIPPED / str(name)), precision)
         if not Path(name).is_dir():
             raise ValueError(f"{name}: no such folder of weights, and no shipped model{nearest(str(name), shipped)}")
-        return cls(*load(Path(name)))
+        return cls(*load(Path(name)), precision)
 
     def generate(
         self,
@@ -209,7 +212,8 @@ class AdGenerator:
         for example, painted, words, seed, chosen in parts:
             canvas = self.layout.place(example.product.cutout, ENLARGE * side)
             text = self.layout.text_of(words).strip()
-            record = {"model": self.config.name, "seed": seed, "shown": chosen, **dataclasses.asdict(asked.config)}
+            record = {"model": self.config.name, "precision": self.precision, "seed": seed, "shown": chosen}
+            record |= dataclasses.asdict(asked.config)
             ads.append(Ad(cutout.paste(painted, canvas), painted, text, seed, MappingProxyType(record)))
         return ads
 

@@ -48,7 +48,8 @@ class Engine:
 
     From then on the model is not to be trained, moved or cast; make a new engine for it where it is.
     `positions` of a step, at most: drafts are verified where there are fewer ads than that. 1: no drafts. Never does it
-    change what comes out.
+    change what comes out; `precision` "int8" does: 8 bits for weights and what they are multiplied with, on CPUs that
+    have VNNI. Raises `ValueError` where it cannot be had.
     """
 
     def __init__(

@@ -1,0 +1,170 @@
+"""What int8 costs and gains: the same ads in both precisions, how far they differ, and whether AdWorld likes them less."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.table import Table
+from torch import Tensor
+
+from uniadgen.engine.reading import read
+from uniadgen.engine.slots import Slots
+from uniadgen.evaluate.measures import Setting
+from uniadgen.evaluate.requests import Request, WorldRequests
+from uniadgen.evaluate.truth import StyleScorer, WordsScorer
+from uniadgen.pipeline import AdGenerator
+from uniadgen.records import Ad
+from uniadgen.speed import machine
+
+PRECISIONS = ("fp32", "int8")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One precision: what an ad takes, and the share of ads whose text and style are right, measure by measure."""
+
+    precision: str
+    seconds: float  # median
+    turns: tuple[float, ...]
+    truth: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Both, and how far the second is from the first."""
+
+    machine: str
+    model: str
+    threads: int
+    requests: int
+    same_texts: float  # share of the ads
+    same_codes: float  # share of the cells
+    word_error: float  # of logits after the same words: root mean square, in standard deviations of the logits
+    code_error: float
+    same_choice: float  # share of cells whose likeliest code, after the same ones, is the same
+    lines: tuple[Line, ...]
+
+    def save(self, path: Path) -> None:
+        """As JSON."""
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+
+class Precisions:
+    """One model in both precisions, and AdWorld's held-out shoppers."""
+
+    def __init__(self, name: str, requests: int) -> None:
+        self.name = name
+        self.generators = [AdGenerator.from_pretrained(name, precision) for precision in PRECISIONS]
+        config = self.generators[0].config
+        if config.world is None:
+            raise ValueError(
+                f"{name} was not trained on AdWorld, expected a model that was: its requests are from there"
+            )
+        self.engines = [generator.engine for generator in self.generators]  # says now where there is no int8
+        setting = Setting(config.world)
+        self.style, self.said = StyleScorer(setting), WordsScorer(setting)
+        self.requests = WorldRequests(config.world, config.data.image_size, requests).load(range(requests))
+
+    def measure(self, advance: Callable[[str], None] = lambda name: None) -> Report:
+        """Every ad in both, taking turns; the first one once more, as that does not count."""
+        made: list[list[Made]] = [[], []]
+        for request in [self.requests[0], *self.requests]:
+            for ads, generator in zip(made, self.generators, strict=True):
+                ads.append(make(generator, request))
+            advance("ads")
+        pairs = list(zip(*(ads[1:] for ads in made), strict=True))
+        logits = zip(self.requests, (one for one, _ in pairs), strict=True)
+        errors = np.array([self._errors(request, one) for request, one in logits]).mean(0)
+        lines = [
+            Line(precision, median(ad.seconds for ad in ads[1:]), tuple(ad.seconds for ad in ads[1:]), self._truth(ads[1:]))
+            for precision, ads in zip(PRECISIONS, made, strict=True)
+        ]
+        return Report(
+            machine(),
+            self.name,
+            torch.get_num_threads(),
+            len(self.requests),
+            float(np.mean([one.words == other.words for one, other in pairs])),
+            float(torch.cat([(one.codes == other.codes).float() for one, other in pairs]).mean()),
+            *map(float, errors),
+            tuple(lines),
+        )
+
+    def _truth(self, ads: Sequence["Made"]) -> dict[str, float]:
+        values = {}
+        for scorer in (self.style, self.said):
+            values |= scorer.score([made.ad for made in ads], self.requests)
+        return {name: float(np.nanmean(value)) for name, value in values.items()}
+
+    @torch.no_grad()
+    def _errors(self, request: Request, made: "Made") -> tuple[float, float, float]:
+        """Of words, of codes, and the share of equal choices, after the words and codes of one and the same ad."""
+        (words, codes), (words8, codes8) = (logits_of(generator, request, made) for generator in self.generators)
+        errors = [float((a - b).pow(2).mean().sqrt() / a.std()) for a, b in ((words, words8), (codes, codes8))]
+        return *errors, float((codes.argmax(-1) == codes8.argmax(-1)).float().mean())
+
+
+class Made(NamedTuple):
+    """One ad, and how long it took."""
+
+    ad: Ad
+    words: tuple[int, ...]
+    codes: Tensor
+    seconds: float
+
+
+def make(generator: AdGenerator, request: Request) -> Made:
+    """From a request that has not been seen before; its number is the seed."""
+    generator.codes.values.clear()
+    generator.engine.prefixes.values.clear()
+    began = perf_counter()
+    asked = generator.ask([request.example], [request.number])
+    decoder = generator._decoder(asked.config, asked.seeds, [request.example.product.selling_points])
+    *_, progress = decoder.run(generator.lay_out(asked))
+    (ad,) = generator.finish(asked, progress)
+    return Made(ad, progress.words[0], progress.codes[0], perf_counter() - began)
+
+
+def logits_of(generator: AdGenerator, request: Request, made: Made) -> tuple[Tensor, Tensor]:
+    """Logits of the words (n, V) and of the codes (K, Q) of an ad, each after what came before it; not guided."""
+    engine, layout, model = generator.engine, generator.layout, generator.model
+    asked = generator.ask([request.example], [request.number])
+    noise = [torch.Generator().manual_seed(request.number)]
+    found = read(engine, generator.lay_out(asked), noise, asked.config.leave_out, True)
+    ids = torch.tensor([layout.start_text, *made.words, layout.end_text, layout.start_image])
+    embeds = torch.cat([model.get_input_embeddings()(ids), engine.codes[made.codes[:-1]]])
+    assert found.control is not None, "a picture is to be painted"
+    control = F.pad(found.control[0], (0, 0, len(embeds) - len(made.codes), 0))
+    prefix = found.prefixes[0]
+    length = prefix.keys.shape[2]
+    slots = Slots(prefix, 1, length + len(embeds))
+    slots.join(request, prefix)
+    engine.layers.reserve(length + len(embeds))
+    at = length + torch.arange(len(embeds))
+    hidden = engine.step([slots], embeds[None], at[None], control[None], [length])[0]
+    return model.text_logits(hidden[: len(made.words) + 1], None, engine.words), model.image_logits(
+        hidden[-len(made.codes) :], engine.paints
+    )
+
+
+def table(report: Report) -> Table:
+    """For a terminal."""
+    title = (
+        f"{report.model}: {report.machine}, {report.threads} threads; {report.requests} shoppers; "
+        f"same texts {report.same_texts:.0%}, same codes {report.same_codes:.0%}, likeliest code the same "
+        f"{report.same_choice:.0%}; error of logits {report.word_error:.3f} (words), {report.code_error:.3f} (codes)"
+    )
+    names = list(report.lines[0].truth)
+    out = Table("precision", "s/ad", "x first", *names, title=title)
+    for line in report.lines:
+        ratio = report.lines[0].seconds / line.seconds
+        shares = (f"{line.truth[name]:.2f}" for name in names)
+        out.add_row(line.precision, f"{line.seconds:.3f}", f"{ratio:.2f}", *shares)
+    return out
