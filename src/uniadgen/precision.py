@@ -1,4 +1,4 @@
-"""What int8 costs and gains: the same ads in both precisions, how far they differ, and whether AdWorld likes them less."""
+"""What int8 costs and gains: the same ads in both precisions, how far they differ, and what is right in them."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -82,10 +82,7 @@ class Precisions:
         pairs = list(zip(*(ads[1:] for ads in made), strict=True))
         logits = zip(self.requests, (one for one, _ in pairs), strict=True)
         errors = np.array([self._errors(request, one) for request, one in logits]).mean(0)
-        lines = [
-            Line(precision, median(ad.seconds for ad in ads[1:]), tuple(ad.seconds for ad in ads[1:]), self._truth(ads[1:]))
-            for precision, ads in zip(PRECISIONS, made, strict=True)
-        ]
+        lines = [self._line(precision, ads[1:]) for precision, ads in zip(PRECISIONS, made, strict=True)]
         return Report(
             machine(),
             self.name,
@@ -97,11 +94,11 @@ class Precisions:
             tuple(lines),
         )
 
-    def _truth(self, ads: Sequence["Made"]) -> dict[str, float]:
-        values = {}
+    def _line(self, precision: str, ads: Sequence["Made"]) -> Line:
+        seconds, values = tuple(made.seconds for made in ads), {}
         for scorer in (self.style, self.said):
             values |= scorer.score([made.ad for made in ads], self.requests)
-        return {name: float(np.nanmean(value)) for name, value in values.items()}
+        return Line(precision, median(seconds), seconds, {name: float(np.nanmean(v)) for name, v in values.items()})
 
     @torch.no_grad()
     def _errors(self, request: Request, made: "Made") -> tuple[float, float, float]:

@@ -115,7 +115,8 @@ class Native(Layers):
             raise ValueError(f"precision is {precision}, expected fp32 or int8: choose another")
         if functions is None or not functions.has_int8():
             raise ValueError(
-                "int8 on this machine, expected a model in float32 on a CPU with AVX-512 VNNI and a C++ compiler: take fp32"
+                "int8 on this machine, expected a model in float32 on a CPU with AVX-512 VNNI, "
+                "and a C++ compiler: take fp32"
             )
         return cls(model.model.language_model, model.config, functions, precision)
 
@@ -173,13 +174,14 @@ class Native(Layers):
         """As `slots.step`; where a row stands is read from `firsts`."""
         sequences, first = [], iter(firsts)
         for group in slots:
-            layers, capacity, heads, room, size = group.keys.shape
+            _, capacity, heads, room, size = group.keys.shape
             keys, values = addresses(group.keys, group.values)
             shared = (0, 0) if group.shared is None else addresses(*group.shared)
+            stride = capacity * heads * room * size
             for row in range(len(group.owners)):
                 at, before = next(first), 4 * row * heads * room * size
-                places = group.skipped, at - group.skipped, at, x.shape[1]
-                sequences.append([keys + before, values + before, *shared, capacity * heads * room * size, room, *places])
+                places = stride, room, group.skipped, at - group.skipped, at, x.shape[1]
+                sequences.append([keys + before, values + before, *shared, *places])
         hidden = x.clone()  # of embeddings that others may hold
         self._forward(sequences, hidden, control, False)
         return hidden

@@ -297,13 +297,16 @@ class Scheduler:
         alike = None if self.alike is None else self.alike[owners]
         return self.model.text_logits(hidden, alike, self.engine.words)
 
+    def _score_codes(self, hidden: Float[Tensor, "P D"], owners: Int[Tensor, "P"]) -> Float[Tensor, "P Q"]:
+        return self.model.image_logits(hidden, self.engine.paints)
+
     def _paint(self, windows: Sequence[Window], hidden: Float[Tensor, "L D"], count: int) -> list[int]:
         """Codes where positions ask for them, and how many of each ad are right: all whose draft before was right."""
         asking = [(number, window) for number, window in enumerate(windows) if window.paints]
         right = [0] * len(windows)
         if not asking:
             return right
-        logits = self._guided(lambda hidden, _: self.model.image_logits(hidden, self.engine.paints), hidden, asking, count)
+        logits = self._guided(self._score_codes, hidden, asking, count)
         slot = self._place([self.ads[number].slot for number, window in asking for _ in window.asks])
         cell = self._place([window.cells[at] for _, window in asking for at in window.asks])
         noise = None
