@@ -90,8 +90,10 @@ class Precisions:
             len(self.requests),
             float(np.mean([one.words == other.words for one, other in pairs])),
             float(torch.cat([(one.codes == other.codes).float() for one, other in pairs]).mean()),
-            *map(float, errors),
-            tuple(lines),
+            word_error=float(errors[0]),
+            code_error=float(errors[1]),
+            same_choice=float(errors[2]),
+            lines=tuple(lines),
         )
 
     def _line(self, precision: str, ads: Sequence["Made"]) -> Line:
@@ -104,8 +106,13 @@ class Precisions:
     def _errors(self, request: Request, made: "Made") -> tuple[float, float, float]:
         """Of words, of codes, and the share of equal choices, after the words and codes of one and the same ad."""
         (words, codes), (words8, codes8) = (logits_of(generator, request, made) for generator in self.generators)
-        errors = [float((a - b).pow(2).mean().sqrt() / a.std()) for a, b in ((words, words8), (codes, codes8))]
-        return *errors, float((codes.argmax(-1) == codes8.argmax(-1)).float().mean())
+        same = float((codes.argmax(-1) == codes8.argmax(-1)).float().mean())
+        return error_of(words8, words), error_of(codes8, codes), same
+
+
+def error_of(found: Tensor, right: Tensor) -> float:
+    """Root mean square, in standard deviations of what is right."""
+    return float((found - right).pow(2).mean().sqrt() / right.std())
 
 
 class Made(NamedTuple):

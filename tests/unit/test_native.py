@@ -176,7 +176,7 @@ def anew(tmp_path: Path, monkeypatch):
 def test_without_a_compiler_numba_takes_the_steps(model, anew: Path, monkeypatch) -> None:
     monkeypatch.setattr(building.shutil, "which", lambda name: None)
     assert Engine(model).stepper == "numba"
-    with pytest.raises(ValueError, match="and a C[+]{2} compiler: take fp32"):
+    with pytest.raises(ValueError, match=r"and a C\+\+ compiler: take fp32"):
         Engine(model, precision="int8")
 
 
