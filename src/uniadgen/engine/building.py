@@ -1,4 +1,4 @@
-"""Compiles step.cpp for this very machine, once, with whatever C++ compiler it has; there need not be one."""
+"""Compiles step.cpp for this very machine, once, with its g++; there need not be one."""
 
 import ctypes
 import hashlib
@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("step.cpp")
-COMPILERS = "g++", "clang++"
+COMPILER = "g++"  # whose vectors step.cpp is written with; any other is refused by it, and numba serves
 # -O3 takes twice as long to compile and is not faster: what counts is written with vectors.
 OPTIONS = "-O2", "-march=native", "-std=c++20", "-shared", "-fPIC", "-pthread"
 
@@ -19,7 +19,7 @@ OPTIONS = "-O2", "-march=native", "-std=c++20", "-shared", "-fPIC", "-pthread"
 @cache
 def library() -> ctypes.CDLL | None:
     """The compiled functions; None where there is no compiler, it cannot do it, or no folder can be written."""
-    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
+    compiler = shutil.which(COMPILER)
     try:
         path = _kept() or (compiler and _build(compiler))
         return ctypes.CDLL(str(path)) if path else None
@@ -37,7 +37,8 @@ def _stem() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     kind = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
-    said = [SOURCE.read_bytes(), *(part.encode() for part in (kind, platform.machine(), *OPTIONS))]
+    sources = [path.read_bytes() for path in (SOURCE, *sorted(SOURCE.parent.glob("*.h")))]
+    said = [*sources, *(part.encode() for part in (kind, platform.machine(), *OPTIONS))]
     return f"step-{_digest(b' '.join(said))}-"
 
 
