@@ -39,6 +39,7 @@ ORDER = (
     "standin",
     "gpucases",
     "gpubench",
+    "precision",
     "files",
     "demo",
 )

@@ -20,6 +20,7 @@ from uniadgen.data.batch import Batch, Row, collate
 from uniadgen.data.prompt import Layout, Shown
 from uniadgen.engine.engine import Engine, Recent
 from uniadgen.engine.loop import Decoder, Progress
+from uniadgen.engine.precision import Precision
 from uniadgen.engine.together import FastDecoder
 from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration
 from uniadgen.model.weights import find, load
@@ -53,16 +54,19 @@ class Asked:
 class AdGenerator:
     """Makes ads with one loaded model. `AdGenerator.from_pretrained("nano").generate(product, clicks).picture`."""
 
-    def __init__(self, model: UniAdGenForConditionalGeneration, layout: Layout, config: Config) -> None:
+    def __init__(
+        self, model: UniAdGenForConditionalGeneration, layout: Layout, config: Config, precision: str = "model"
+    ) -> None:
         self.model = model.eval()
         self.layout = layout
         self.config = config
+        self.precision = precision
         self.codes: Recent[np.ndarray] = Recent(CODED)
 
     @cached_property
     def engine(self) -> Engine:
         """Made ready with the first ad; from then on the model stays where and as it is."""
-        return Engine(self.model)
+        return Engine(self.model, precision=Precision.named(self.precision))
 
     def _decoder(
         self, config: GenerateConfig, seeds: Sequence[int], points: Sequence[Sequence[str]]
@@ -70,14 +74,17 @@ class AdGenerator:
         return FastDecoder(self.engine, self.layout, config, seeds, points)
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, device: torch.device | str | None = None) -> "AdGenerator":
+    def from_pretrained(
+        cls, name: str | Path, device: torch.device | str | None = None, precision: str = "model"
+    ) -> "AdGenerator":
         """Loads a folder of weights, or the shipped model by its name ("nano").
 
-        `device`: by default a GPU, where torch sees one, or the CPU.
+        `device`: by default a GPU, where torch sees one, or the CPU. `precision`: a name that `Precision` knows.
         Raises `ValueError` when there is no such folder, or when a tensor is missing, extra or of another shape.
         """
         model, layout, config = load(find(name))
-        return cls(model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), layout, config)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return cls(model.to(device), layout, config, precision)
 
     def generate(
         self,
@@ -205,7 +212,8 @@ class AdGenerator:
         for example, painted, words, seed, chosen in parts:
             canvas = self.layout.place(example.product.cutout, ENLARGE * side)
             text = self.layout.text_of(words).strip()
-            record = {"model": self.config.name, "seed": seed, "shown": chosen, **dataclasses.asdict(asked.config)}
+            record = {"model": self.config.name, "precision": self.precision, "seed": seed, "shown": chosen}
+            record |= dataclasses.asdict(asked.config)
             ads.append(Ad(cutout.paste(painted, canvas), painted, text, seed, MappingProxyType(record)))
         return ads
 

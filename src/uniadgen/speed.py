@@ -51,6 +51,7 @@ class Report:
     machine: str
     model: str
     threads: int
+    step: str  # what takes our steps: C++, numba or torch
     load: float  # of the machine, over the minute before; more than its cores: figures are of a busy machine
     gigabytes_a_second: float  # read from a buffer as large as the weights that one step reads
     limit: float  # s: weights, keys and values of all steps of an ad over that speed, with a token a step
@@ -93,6 +94,7 @@ class Bench:
             "+ control once a picture": Otherwise(*loaded, ControlOnce),
             "+ one prefill for text and picture": Otherwise(*loaded, Decoder),
         }
+        self.int8 = in_int8(name)
         self.config = self.ours.config
         self.name = name
         self.made: dict[int, bytes] = {}  # turn -> the ad made of it
@@ -109,6 +111,8 @@ class Bench:
         yield AD, "ours, a token a step", 1, self._without_drafts
         yield AD, "ours", 1, self._unseen
         yield AD, "ours, product and shopper seen before", 1, partial(self._ad, self.ours)
+        if self.int8 is not None:
+            yield AD, "ours in int8: other ads", 1, partial(self._in_int8, self.int8)
         loop = self.others["+ one prefill for text and picture"]
         yield PICTURE, "transformers' Janus generate, no control", 1, partial(self._transformers, loop)
         yield PICTURE, "ours", 1, partial(self._picture, self.ours)
@@ -142,6 +146,7 @@ class Bench:
             machine(),
             self.name,
             torch.get_num_threads(),
+            self.ours.engine.stepper,
             os.getloadavg()[0],
             speed,
             self.limit_bytes() / speed / 1e9,
@@ -179,6 +184,11 @@ class Bench:
         self.ours.codes.values.clear()
         self.ours.engine.prefixes.values.clear()
         self._ad(self.ours, turn)
+
+    def _in_int8(self, generator: AdGenerator, turn: int) -> None:
+        generator.codes.values.clear()
+        generator.engine.prefixes.values.clear()
+        generator.generate_batch([self.request(turn)], [turn])
 
     def _without_drafts(self, turn: int) -> None:
         engine = self.ours.engine
@@ -247,6 +257,15 @@ class Bench:
         return times
 
 
+def in_int8(name: str) -> AdGenerator | None:
+    """None where there is no int8."""
+    generator = AdGenerator.from_pretrained(name, "cpu", "int8")
+    try:
+        return generator if generator.engine else None
+    except ValueError:
+        return None
+
+
 def request(config: Config, number: int, num_clicks: int | None = None) -> Example:
     """A made-up one, of a product and a shopper of its own; with a full history by default."""
     rng = np.random.default_rng(number)
@@ -279,7 +298,7 @@ def machine() -> str:
 def table(report: Report) -> Table:
     """For a terminal."""
     title = (
-        f"{report.model}: {report.machine}, {report.threads} threads, load {report.load:.1f}; "
+        f"{report.model}: {report.machine}, {report.threads} threads, {report.step} step, load {report.load:.1f}; "
         f"limit {report.limit:.3f} s at {report.gigabytes_a_second:.1f} GB/s; "
         f"same tokens: {'yes' if report.same_tokens else 'NO'}"
     )

@@ -133,8 +133,20 @@ def paste(painted: Image.Image, canvas: Image.Image) -> Image.Image:
     outline would show as a seam, so the background is first drawn inwards over it.
     """
     painted = painted.convert("RGB").resize(canvas.size, Image.Resampling.BICUBIC)
+    box = canvas.getchannel("A").getbbox()
+    if box is None:
+        return painted
+    wide = canvas.width // 9  # what is around the product, and as much as is drawn inwards from
+    left, top = (max(0, edge - wide) for edge in box[:2])
+    right, bottom = (min(size, edge + wide) for size, edge in zip(canvas.size, box[2:], strict=True))
+    near = left, top, right, bottom
+    painted.paste(_pasted(painted.crop(near), canvas.crop(near), max(1, canvas.width // 54)), near)
+    return painted
+
+
+def _pasted(painted: Image.Image, canvas: Image.Image, reach: int) -> Image.Image:
+    """The same for a part of both; what is painted is no longer trusted so many pixels around the product."""
     alpha = canvas.getchannel("A")
-    reach = max(1, canvas.width // 54)
     weight = np.asarray(alpha, np.float32)[..., None] / 255
     near = _blur((weight > 0).astype(np.float32), reach)[..., 0]  # how much of the product is around a pixel
     hole = near > 0.5 / (2 * reach + 1) ** 2

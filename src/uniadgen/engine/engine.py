@@ -11,7 +11,9 @@ import torch
 from uniadgen.engine.compiled import CompiledStep
 from uniadgen.engine.graphed import GraphedStep
 from uniadgen.engine.layers import Head, Layers, Prefix, laid_out
+from uniadgen.engine.native import Native
 from uniadgen.engine.precision import EIGHT_BIT, Precision
+from uniadgen.engine.sampling import sample
 from uniadgen.engine.slots import step
 from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration
 
@@ -48,8 +50,8 @@ class Engine:
 
     From then on the model is not to be trained, moved or cast; make a new engine for it where it is.
     `positions` of a step, at most: drafts are verified where there are fewer ads than that. 1: no drafts. Never does it
-    change what comes out. `precision` does: a little. With `plain_torch` a step on a GPU needs no Triton, and is
-    slower.
+    change what comes out. `precision` does: a little; raises `ValueError` where it cannot be had. With `plain_torch` no
+    step needs a compiler or Triton, and is slower.
     """
 
     def __init__(
@@ -61,11 +63,19 @@ class Engine:
     ) -> None:
         self.model, self.precision = model.eval(), precision or Precision()
         self.precision.check(model.device)
-        narrow = self.precision.weights == "fp8"
-        self.layers = Layers(model.model.language_model, model.config, narrow)
-        self.step = self._step(plain_torch)
-        model.lm_head.weight.data = laid_out(model.lm_head.weight.data)
-        self.image_logits = Head(model.model.generation_head, self.layers, narrow)
+        self.sample = sample
+        native = None if plain_torch else Native.find(model, self.precision)
+        if native is not None:
+            self.layers, self.step, self.sample = native, native.step, native.sample
+            self.stepper = f"C++ {native.numbers}"
+            self.words, self.image_logits = native.scorers(model)
+        else:
+            narrow = self.precision.weights == "fp8"
+            self.layers = Layers(model.model.language_model, model.config, narrow)
+            self.step, self.stepper = self._step(plain_torch)
+            model.lm_head.weight.data = laid_out(model.lm_head.weight.data)
+            self.words: Any = model.lm_head
+            self.image_logits = Head(model.model.generation_head, self.layers, narrow)
         with torch.no_grad():
             codes = torch.arange(model.config.vq_config.num_embeddings, device=self.device)
             self.codes = model.prepare_embeddings_for_image_generation(codes)  # (Q, D)
@@ -73,11 +83,15 @@ class Engine:
         self.paintings: Recent[Any] = Recent(KEPT)
         self.positions = positions or POSITIONS.get(self.device.type, 1)
 
-    def _step(self, plain_torch: bool) -> Any:
+    def _step(self, plain_torch: bool) -> tuple[Any, str]:
+        """What takes a step, and its name."""
         on_gpu = self.device.type == "cuda"
-        if not (on_gpu or plain_torch or self.precision.in_eight_bits):
-            return CompiledStep(self.layers) if CompiledStep.serves(self.layers) else partial(step, self.layers)
-        return GraphedStep(self.layers, plain_torch or not on_gpu)
+        if on_gpu or plain_torch or self.precision.in_eight_bits:
+            plain_torch |= not on_gpu
+            return GraphedStep(self.layers, plain_torch), "torch" if plain_torch else "Triton"
+        if CompiledStep.serves(self.layers):
+            return CompiledStep(self.layers), "numba"
+        return partial(step, self.layers), "torch"
 
     def tune(self, rows: int) -> None:
         """Finds out how so many rows are multiplied fastest on a GPU, by the layers' weights and by the head's."""

@@ -1,4 +1,4 @@
-"""All layers of a decoding step in one compiled function, for numbers in float32 on a CPU.
+"""All layers of a decoding step in one compiled function, for float32 on a CPU that has no C++ compiler.
 
 Few rows by many weights is a matter of reading weights, row after row of them as they lie in memory.
 """

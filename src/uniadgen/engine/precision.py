@@ -1,4 +1,4 @@
-"""Numbers of eight bits on a GPU: weights with a scale for each of their rows, keys and values as they are."""
+"""Numbers of eight bits: which ones, and how a GPU holds them, weights with a scale for each of their rows."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,26 +10,34 @@ from torch import Tensor
 EIGHT_BIT = torch.float8_e4m3fn
 MOST = 448.0  # the largest number in e4m3
 CAPABILITY = (8, 9)  # GPUs from this one on multiply e4m3
-CHOICES = ("model", "fp8")
+CHOICES = {"weights": ("model", "fp8", "int8"), "cache": ("model", "fp8")}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Precision:
-    """How an engine on a GPU holds what every step reads; `model`: in the model's dtype."""
+    """How an engine holds what every step reads; `model`: in the model's dtype. fp8 is for GPUs, int8 for CPUs."""
 
-    weights: str = "model"  # fp8: e4m3 with a float32 scale for each output
+    # fp8: e4m3 with a float32 scale for each output; int8 likewise, and what it is multiplied with in 8 bits as well
+    weights: str = "model"
     cache: str = "model"  # fp8: keys and values in e4m3, without a scale: they are of norm-bound size
 
     def __post_init__(self) -> None:
-        for name in ("weights", "cache"):
-            if getattr(self, name) not in CHOICES:
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
                 raise ValueError(
-                    f"precision.{name} is {getattr(self, name)!r}, expected {' or '.join(CHOICES)}: choose one of them"
+                    f"precision.{name} is {getattr(self, name)!r}, expected {' or '.join(choices)}: choose one of them"
                 )
+
+    @classmethod
+    def named(cls, name: str) -> "Precision":
+        """model, int8, or fp8, which is weights and cache; raises `ValueError` for another name."""
+        if name not in CHOICES["weights"]:
+            raise ValueError(f"precision is {name!r}, expected {', '.join(CHOICES['weights'])}: choose one of them")
+        return cls(weights=name, cache="fp8" if name == "fp8" else "model")
 
     @property
     def in_eight_bits(self) -> bool:
-        """Whether anything is."""
+        """Whether anything is in a GPU's eight bits."""
         return "fp8" in (self.weights, self.cache)
 
     def check(self, device: torch.device) -> None:

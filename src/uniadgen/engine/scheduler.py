@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import count as count_from
 from itertools import islice
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -23,7 +24,7 @@ from uniadgen.engine.making import Making, Window
 from uniadgen.engine.noise import PictureNoise
 from uniadgen.engine.painting import Canvas, painting
 from uniadgen.engine.reading import Read, read
-from uniadgen.engine.sampling import guide, sample
+from uniadgen.engine.sampling import guide
 from uniadgen.engine.slots import Slots
 from uniadgen.engine.ticket import QueueFull, Ticket
 
@@ -280,7 +281,7 @@ class Scheduler:
 
     def _place(self, numbers: Sequence[object]) -> Tensor:
         """Numbers of the host, on the device, which nobody waits for."""
-        tensor = torch.tensor(numbers)
+        tensor = torch.from_numpy(np.array(numbers))  # many times as fast as torch.tensor
         return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
 
     def _end(self, ad: Making, error: Exception | None = None) -> None:
@@ -339,13 +340,17 @@ class Scheduler:
         noise = None
         if self.config.temperature:
             noise = torch.cat([self.ads[number].noise.peek(w.says, logits.shape[-1]) for number, w in asking])
-        sampled = iter(sample(logits, self.config.temperature, self.config.text_top_k, noise).tolist())
+        sampled = iter(self.engine.sample(logits, self.config.temperature, self.config.text_top_k, noise).tolist())
         for number, window in asking:
             words[number] = list(islice(sampled, window.says))
         return words
 
     def _score_words(self, hidden: Float[Tensor, "P D"], owners: Int[Tensor, "P"]) -> Float[Tensor, "P V"]:
-        return self.model.text_logits(hidden, None if self.alike is None else self.alike[owners])
+        alike = None if self.alike is None else self.alike[owners]
+        return self.model.text_logits(hidden, alike, self.engine.words)
+
+    def _score_codes(self, hidden: Float[Tensor, "P D"], owners: Int[Tensor, "P"]) -> Float[Tensor, "P Q"]:
+        return self.engine.image_logits(hidden)
 
     def _paint(self, windows: Sequence[Window], hidden: Float[Tensor, "L D"], count: int) -> list[int]:
         """Codes where positions ask for them, and how many of each ad are right: all whose draft before was right."""
@@ -353,14 +358,14 @@ class Scheduler:
         right = [0] * len(windows)
         if not asking:
             return right
-        logits = self._guided(lambda hidden, _: self.engine.image_logits(hidden), hidden, asking, count)
+        logits = self._guided(self._score_codes, hidden, asking, count)
         slot = self._place([self.ads[number].slot for number, window in asking for _ in window.asks])
         cell = self._place([window.cells[at] for _, window in asking for at in window.asks])
         noise = None
         if self.config.temperature:
             self.noise.draw_until([(self.ads[number], window.cells[-1] + 1) for number, window in asking])
             noise = self.noise.table[slot, cell % self.noise.depth]
-        codes = sample(logits, self.config.temperature, self.config.image_top_k, noise)
+        codes = self.engine.sample(logits, self.config.temperature, self.config.image_top_k, noise)
         drafts = self.codes[slot, cell] if count > 1 else None
         self.codes[slot, cell] = codes
         if drafts is None:
@@ -400,7 +405,7 @@ class Scheduler:
             logits = logits[self._place([*range(len(places)), *other])]
         guidance = [ad.guidance for ad, _ in places]
         same = min(guidance) == max(guidance)
-        return guide(logits, 2, guidance[0] if same else self._place(guidance)[:, None])
+        return guide(logits, 2, guidance[0] if same else self._place(guidance)[:, None].float())
 
     def _take(self, ad: Making, window: Window, words: Sequence[int], right: int) -> None:
         """What came out is the ad's; whoever waits for it is told."""

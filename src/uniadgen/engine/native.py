@@ -1,0 +1,233 @@
+"""The step of step.cpp: weights laid out as it reads them, and calls of it."""
+
+import ctypes
+from collections.abc import Callable, Sequence
+from ctypes import POINTER, c_double, c_float, c_int64, c_void_p
+from typing import ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import LlamaModel
+
+from uniadgen.engine.building import library
+from uniadgen.engine.layers import Layer, Layers, Prefix
+from uniadgen.engine.precision import Precision
+from uniadgen.engine.sampling import sample
+from uniadgen.engine.slots import Slots
+from uniadgen.model.configuration import UniAdGenConfig
+from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration
+
+BLOCK, WIDE = 32, 16  # columns of a block, numbers of a vector
+HEADS = 16, 32, 64, 128  # sizes of a head that are compiled
+
+
+class Matrix(ctypes.Structure):
+    """Weights of a product, held by `kept`. The fields are those of step.cpp, as they are below."""
+
+    _fields_: ClassVar = [
+        ("packed", c_void_p),
+        ("scale", c_void_p),
+        ("sums", c_void_p),
+        ("depth", c_int64),
+        ("columns", c_int64),
+        ("bits", c_int64),
+    ]
+
+    @classmethod
+    def of(cls, weight: Float[Tensor, "depth out"], numbers: str) -> "Matrix":
+        """Padded to whole blocks. In 16 bits where that is exact, as numbers are then read sooner."""
+        depth, size = weight.shape
+        weight = torch.cat([weight, weight.new_zeros(depth, -size % BLOCK)], dim=1)
+        scale, sums, bits = weight.new_ones(0), weight.new_zeros(0, dtype=torch.int32), 32
+        if numbers == "int8":
+            scale = weight.abs().amax(0).clamp(min=1e-30) / 127
+            steps, bits = (weight / scale).round().to(torch.int8), 8
+            sums = steps.sum(0, dtype=torch.int32)
+            packed = steps.view(depth // 4, 4, -1, BLOCK).permute(2, 0, 3, 1).contiguous()
+        else:
+            packed = weight.view(depth, -1, BLOCK).transpose(0, 1).contiguous()
+            if torch.equal(packed.half().float(), packed):
+                packed, bits = packed.half(), 16
+        kept = packed, scale, sums
+        matrix = cls(*(tensor.data_ptr() for tensor in kept), depth, weight.shape[1], bits)
+        matrix.kept = kept
+        return matrix
+
+
+class _Layer(ctypes.Structure):
+    _fields_: ClassVar = [
+        ("norm", c_void_p),
+        ("second_norm", c_void_p),
+        ("qkv", Matrix),
+        ("out", Matrix),
+        ("wide", Matrix),
+        ("down", Matrix),
+        ("site", c_int64),
+        ("panel", c_int64),
+    ]
+
+
+class _Decoder(ctypes.Structure):
+    _fields_: ClassVar = [
+        ("layers", POINTER(_Layer)),
+        ("norm", c_void_p),
+        ("count", c_int64),
+        ("width", c_int64),
+        ("heads", c_int64),
+        ("inner", c_int64),
+        ("eps", c_double),
+    ]
+
+
+class Native(Layers):
+    """All layers in float32 on a CPU, read and stepped through by compiled functions.
+
+    Besides what the model holds it keeps the weights as they are read there: half as many bytes where 16 bits hold them
+    exactly, as those of nano; a quarter in int8.
+    """
+
+    def __init__(
+        self, decoder: LlamaModel, config: UniAdGenConfig, functions: ctypes.CDLL, numbers: str = "fp32"
+    ) -> None:
+        super().__init__(decoder, config)
+        self.functions, self.numbers = functions, numbers
+        self.packed = [self._pack(layer) for layer in self.layers]
+        self.array = (_Layer * len(self.packed))(*self.packed)
+        width, inner = len(self.norm), self.layers[0].down.shape[1]
+        sizes = len(self.packed), width, self.heads, inner
+        self.decoder = _Decoder(self.array, self.norm.data_ptr(), *sizes, self.operations.eps)
+
+    @classmethod
+    def find(cls, model: UniAdGenForConditionalGeneration, precision: Precision) -> "Native | None":
+        """For a model in float32 that it serves, where there are compiled functions.
+
+        Raises `ValueError` for int8 where there are none.
+        """
+        if precision.in_eight_bits:
+            return None
+        text, weight = model.config.text_config, model.lm_head.weight
+        fits = weight.device.type == "cpu" and weight.dtype == torch.float32 and not text.intermediate_size % WIDE
+        fits &= text.hidden_size % BLOCK == 0 and text.hidden_size // text.num_attention_heads in HEADS
+        functions = library() if fits else None
+        if precision.weights == "model":
+            return functions and cls(model.model.language_model, model.config, functions)
+        if functions is None or not functions.has_int8():
+            raise ValueError(
+                "int8 on this machine, expected a model in float32 on a CPU with AVX-512 VNNI, "
+                "and a C++ compiler: take the model's own precision"
+            )
+        return cls(model.model.language_model, model.config, functions, precision.weights)
+
+    def scorers(self, model: UniAdGenForConditionalGeneration) -> "tuple[Head, Head]":
+        """Of words, and of codes."""
+        paints = model.model.generation_head
+        codes = Head(self.functions, self.numbers, paints.proj_out, paints.activation_fn, paints.vision_head)
+        return Head(self.functions, self.numbers, model.lm_head), codes
+
+    def sample(
+        self, logits: Float[Tensor, "R V"], temperature: float, top_k: int, noise: Float[Tensor, "R V"] | None
+    ) -> Int[Tensor, "R"]:
+        """As `sampling.sample`, without sorting."""
+        if temperature == 0 or noise is None or logits.shape[1] % WIDE:
+            return sample(logits, temperature, top_k, noise)
+        logits, noise = logits.contiguous(), noise.contiguous()
+        tokens, room = logits.new_empty(len(logits), dtype=torch.long), logits.new_empty(2, logits.shape[1])
+        sizes = (*map(c_int64, logits.shape), c_float(temperature), c_int64(top_k if top_k < logits.shape[1] else 0))
+        self.functions.sample(
+            *map(c_void_p, addresses(logits, noise)), *sizes, *map(c_void_p, addresses(room[0], room[1], tokens))
+        )
+        return tokens
+
+    def _pack(self, layer: Layer) -> _Layer:
+        width, heads = len(layer.norm), self.heads
+        by_head = layer.qkv.T.view(width, 3, heads, -1).transpose(1, 2).flatten(2)  # (D, h, 3 d)
+        panel = by_head.shape[2] + -by_head.shape[2] % BLOCK
+        padded = by_head.new_zeros(width, heads, panel)
+        padded[..., : by_head.shape[2]] = by_head
+        in_turns = layer.gate_up.T.view(width, 2, -1, WIDE).transpose(1, 2)
+        weights = padded.flatten(1), layer.out.T, in_turns.flatten(1), layer.down.T
+        matrices = [Matrix.of(weight, self.numbers) for weight in weights]
+        site = -1 if layer.site is None else layer.site
+        packed = _Layer(layer.norm.data_ptr(), layer.second_norm.data_ptr(), *matrices, site, panel)
+        packed.kept = matrices  # a structure holds copies of others, and not what they point to
+        return packed
+
+    def read(self, embeds: Float[Tensor, "S D"]) -> Prefix:
+        """As the other layers do."""
+        self.reserve(len(embeds))
+        size = embeds.shape[-1] // self.heads
+        kept = Prefix(*embeds.new_empty(2, len(self.layers), self.heads, len(embeds), size))
+        room = self.heads * len(embeds) * size
+        self._forward([[*addresses(*kept), 0, 0, room, len(embeds), 0, 0, 0, len(embeds)]], embeds.clone(), None, True)
+        return kept
+
+    def step(
+        self,
+        slots: Sequence[Slots],
+        x: Float[Tensor, "rows k D"],
+        position: Int[Tensor, "rows k"],
+        control: Float[Tensor, "rows k C"] | None,
+        firsts: Sequence[int],
+    ) -> Float[Tensor, "rows k D"]:
+        """As `slots.step`; where a row stands is read from `firsts`."""
+        sequences, first = [], iter(firsts)
+        for group in slots:
+            _, capacity, heads, room, size = group.keys.shape
+            keys, values = addresses(group.keys, group.values)
+            shared = (0, 0) if group.shared is None else addresses(*group.shared)
+            stride = capacity * heads * room * size
+            for row in range(len(group.owners)):
+                at, before = next(first), 4 * row * heads * room * size
+                places = stride, room, group.skipped, at - group.skipped, at, x.shape[1]
+                sequences.append([keys + before, values + before, *shared, *places])
+        hidden = x.clone()  # of embeddings that others may hold
+        self._forward(sequences, hidden, control, False)
+        return hidden
+
+    def _forward(self, sequences: list[list[int]], x: Tensor, control: Tensor | None, reading: bool) -> None:
+        rows = np.array(sequences, np.int64)
+        added = x.new_zeros(0) if control is None else control.contiguous()
+        self.functions.forward(
+            ctypes.byref(self.decoder),
+            c_void_p(rows.ctypes.data),
+            c_int64(len(rows)),
+            c_void_p(x.data_ptr()),
+            c_void_p(added.data_ptr()),
+            c_int64(added.shape[-1]),
+            *map(c_void_p, addresses(*self.angles)),
+            int(reading),
+            torch.get_num_threads(),
+        )
+
+
+class Head:
+    """The head of words or of codes: linear layers, with what stands between them."""
+
+    def __init__(self, functions: ctypes.CDLL, numbers: str, *layers: nn.Module) -> None:
+        self.functions = functions
+        self.steps = [self._dense(layer, numbers) if isinstance(layer, nn.Linear) else layer for layer in layers]
+
+    def __call__(self, x: Float[Tensor, "n D"]) -> Float[Tensor, "n out"]:
+        """In float32 on a CPU."""
+        for step in self.steps:
+            x = step(x)
+        return x
+
+    def _dense(self, linear: nn.Linear, numbers: str) -> Callable[[Tensor], Tensor]:
+        matrix, size = Matrix.of(linear.weight.data.T, numbers), linear.out_features
+        bias = None if linear.bias is None else F.pad(linear.bias.data, (0, matrix.columns - size))
+
+        def multiply(x: Tensor) -> Tensor:
+            y, x = x.new_empty(len(x), matrix.columns), x.contiguous()
+            at = c_void_p(x.data_ptr()), c_int64(len(x)), c_void_p(0 if bias is None else bias.data_ptr())
+            self.functions.dense(ctypes.byref(matrix), *at, c_void_p(y.data_ptr()), torch.get_num_threads())
+            return y[:, :size]
+
+        return multiply
+
+
+def addresses(*tensors: Tensor) -> list[int]:
+    return [tensor.data_ptr() for tensor in tensors]

@@ -1,0 +1,97 @@
+// Vectors of 16 numbers, as wide as AVX-512 has them; other processors take them in pieces.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#if defined(__F16C__) || defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+typedef float Vec __attribute__((vector_size(64), aligned(4), may_alias));
+typedef int32_t Ints __attribute__((vector_size(64), aligned(4), may_alias));
+constexpr int WIDE = 16, BLOCK = 2 * WIDE;  // numbers of a vector, columns of a block
+#define UNROLL _Pragma("GCC unroll 16")  // so that sums stay in registers
+#ifdef __AVX512F__
+constexpr int ROWS = 8;  // positions whose sums are kept in registers
+#else
+constexpr int ROWS = 4;
+#endif
+
+inline Vec load(const float* from) { return *reinterpret_cast<const Vec*>(from); }
+inline void store(float* to, Vec x) { *reinterpret_cast<Vec*>(to) = x; }
+inline Vec load(const uint16_t* half) {
+#if defined(__AVX512F__)
+    return (Vec)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(half)));
+#elif defined(__F16C__)
+    float wide[WIDE];
+    for (int i = 0; i < WIDE; i += 8)
+        _mm256_storeu_ps(wide + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(half + i))));
+    return load(wide);
+#else
+    float wide[WIDE];
+    const _Float16* numbers = reinterpret_cast<const _Float16*>(half);
+    for (int i = 0; i < WIDE; i++) wide[i] = numbers[i];
+    return load(wide);
+#endif
+}
+
+inline float sum(Vec x) {
+    float total = 0;
+    for (int half = WIDE / 2; half; half /= 2)
+        for (int i = 0; i < half; i++) x[i] += x[i + half];
+    return total + x[0];
+}
+
+// Sums of 16 vectors: neighbours are added, and become neighbours.
+inline Vec sums(Vec* x) {
+    constexpr Ints even = {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30}, odd = even + 1;
+    UNROLL for (int count = WIDE / 2; count; count /= 2)
+        UNROLL for (int i = 0; i < count; i++)
+            x[i] = __builtin_shuffle(x[2 * i], x[2 * i + 1], even) + __builtin_shuffle(x[2 * i], x[2 * i + 1], odd);
+    return x[0];
+}
+
+inline float largest_of(const float* x, int64_t count) {  // a multiple of 16
+    Vec most = load(x);
+    for (int64_t i = WIDE; i < count; i += WIDE) most = load(x + i) > most ? load(x + i) : most;
+    float largest = most[0];
+    for (int i = 1; i < WIDE; i++) largest = std::max(largest, most[i]);
+    return largest;
+}
+
+inline int64_t largest_at(const float* x, int64_t count) { return std::find(x, x + count, largest_of(x, count)) - x; }
+
+inline int64_t above(const float* x, int64_t count, float limit) {
+    Ints found{};
+    for (int64_t i = 0; i < count; i += WIDE) found -= load(x + i) > limit;
+    int64_t total = 0;
+    for (int i = 0; i < WIDE; i++) total += found[i];
+    return total;
+}
+
+// e^x to the last bit or two: 2^n (1 + a polynomial of what is left).
+inline Vec exponential(Vec x) {
+    x = x < -87.0f ? (Vec{} - 87.0f) : x > 88.0f ? (Vec{} + 88.0f) : x;
+    const Vec n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;
+    const Vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    Vec p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    const Ints power = (__builtin_convertvector(n, Ints) + 127) << 23;
+    return p * (Vec)power;
+}
+
+void norm(float* to, const float* x, const float* weight, int64_t width, float eps) {
+    Vec squares{};
+    for (int64_t i = 0; i < width; i += WIDE) squares += load(x + i) * load(x + i);
+    const float scale = 1 / std::sqrt(sum(squares) / width + eps);
+    for (int64_t i = 0; i < width; i += WIDE) store(to + i, load(x + i) * scale * load(weight + i));
+}
+
+}  // namespace

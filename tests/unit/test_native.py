@@ -1,0 +1,220 @@
+"""The compiled step: torch's numbers, whatever the threads; and where there is no compiler, or a file is damaged."""
+
+import ctypes
+import multiprocessing
+import os
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+
+from uniadgen.engine import building
+from uniadgen.engine.engine import Engine
+from uniadgen.engine.layers import Layers
+from uniadgen.engine.native import Native
+from uniadgen.engine.precision import Precision
+from uniadgen.engine.sampling import draw, sample
+from uniadgen.engine.slots import Slots, step
+
+needs_compiler = pytest.mark.skipif(building.library() is None, reason="needs a C++ compiler")
+PROMPT, LONGEST = 21, 60
+
+
+@pytest.fixture
+def native(model) -> Native:
+    """In float32."""
+    found = Native.find(model, Precision())
+    assert found is not None
+    return found
+
+
+@pytest.fixture(params=[1, 2], ids=["1 thread", "2 threads"])
+def threads(request):
+    """How many take part."""
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(1)
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def ready(layers: Layers, rows: int, count: int, shared: bool, controlled: bool) -> tuple:
+    """What a step is given: prompts read by the same layers; where they are not shared, every other one is shorter."""
+    layers.reserve(LONGEST)
+    prompt, short = layers.read(random(PROMPT, 64)), layers.read(random(5, 64, seed=1))
+    slots = Slots(prompt, rows, LONGEST, prompt if shared else None)
+    for row in range(rows):
+        slots.join(row, prompt if shared or row % 2 == 0 else short)
+    firsts = [PROMPT if shared or row % 2 == 0 else 5 for row in range(rows)]
+    position = torch.tensor(firsts)[:, None] + torch.arange(count)
+    control = random(rows, count, 128, seed=3) if controlled else None
+    return [slots], random(rows, count, 64, seed=2), position, control, firsts
+
+
+@torch.no_grad()
+def hidden(layers: Layers, *how: int) -> torch.Tensor:
+    """Of one step."""
+    slots, x, *given = ready(layers, *how)
+    take = layers.step if isinstance(layers, Native) else lambda *given: step(layers, *given)
+    take(slots, -x, *given)  # what is kept is written over
+    return take(slots, x, *given)
+
+
+@needs_compiler
+@pytest.mark.parametrize("shared", [False, True], ids=["own prompts", "one prompt"])
+def test_a_step_is_that_of_torch(model, native: Native, threads: int, shared: bool) -> None:
+    layers = Layers(model.model.language_model, model.config)
+    for how in product((1, 2, 3, 8, 16), (1, 4), [shared], (False, True)):
+        torch.set_num_threads(threads)
+        found = hidden(native, *how)
+        torch.set_num_threads(1)  # torch's own would wait for one another on a busy machine
+        torch.testing.assert_close(found, hidden(layers, *how), atol=1e-5, rtol=1e-5)
+
+
+@needs_compiler
+def test_neither_threads_nor_other_rows_change_a_number(native: Native) -> None:
+    alone = hidden(native, 1, 3, True, False)
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        assert torch.equal(hidden(native, 9, 3, True, False)[:1], alone)
+    torch.set_num_threads(1)
+
+
+@needs_compiler
+def test_weights_that_16_bits_hold_are_read_as_such(model) -> None:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.half())
+    native = Native.find(model, Precision())
+    assert native is not None and {layer.qkv.bits for layer in native.packed} == {16}
+    layers = Layers(model.model.language_model, model.config)
+    expected = hidden(layers, 3, 4, False, True)
+    torch.testing.assert_close(hidden(native, 3, 4, False, True), expected, atol=1e-5, rtol=1e-5)
+
+
+@needs_compiler
+def test_heads_are_those_of_the_model(model, native: Native, threads: int) -> None:
+    words, codes = native.scorers(model)
+    x = random(11, 64)
+    torch.testing.assert_close(words(x), model.lm_head(x))
+    torch.testing.assert_close(codes(x), model.model.generation_head(x))
+
+
+@needs_compiler
+@pytest.mark.parametrize("spread", [0.1, 3.0])
+@pytest.mark.parametrize("top_k", [0, 1, 7, 100, 5000])
+def test_sampling_is_that_of_torch(native: Native, top_k: int, spread: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for size in (256, 250):
+        for temperature in (0.7, 1.0, 0.0):
+            logits = spread * torch.randn(50, size, generator=generator)
+            logits[:, ::3] = float("-inf")
+            logits[:, 1] = logits[:, 2]  # equals are all kept
+            noise = draw([generator], 50, size)[0]
+            expected = sample(logits, temperature, top_k, noise)
+            assert torch.equal(native.sample(logits, temperature, top_k, noise), expected)
+
+
+@needs_compiler
+def test_int8_is_near(model, native: Native, threads: int) -> None:
+    if not native.functions.has_int8():
+        pytest.skip("needs VNNI")
+    rough = Native.find(model, Precision(weights="int8"))
+    assert rough is not None and {layer.down.bits for layer in rough.packed} == {8}
+    exact, near = (hidden(layers, 5, 4, False, True) for layers in (native, rough))
+    error = (exact - near).pow(2).mean().sqrt() / exact.std()
+    assert 1e-4 < error < 0.05
+    x = random(9, 64)
+    for head, rough_head in zip(native.scorers(model), native.scorers(model), strict=True):
+        error = (head(x) - rough_head(x)).pow(2).mean().sqrt() / head(x).std()
+        assert 1e-4 < error < 0.05
+
+
+@needs_compiler
+def test_a_forked_process_has_threads_of_its_own(native: Native) -> None:
+    """Of torch's own threads none would answer there, so nothing else is done in it."""
+    given = ready(native, 8, 1, True, False)
+    torch.set_num_threads(2)
+    expected = native.step(*given).numpy().tobytes()
+
+    def again() -> None:
+        os._exit(native.step(*given).numpy().tobytes() != expected)
+
+    child = multiprocessing.get_context("fork").Process(target=again, daemon=True)
+    child.start()
+    child.join(20)
+    torch.set_num_threads(1)
+    child.kill()
+    assert child.exitcode == 0
+
+
+def test_other_precisions_are_refused(model) -> None:
+    with pytest.raises(ValueError, match="precision is 'int4', expected model, fp8, int8"):
+        Precision.named("int4")
+
+
+# building
+
+
+@pytest.fixture
+def anew(tmp_path: Path, monkeypatch):
+    """A machine on which nothing was compiled, and a short source."""
+    source = tmp_path / "short.cpp"
+    source.write_text('extern "C" int answer() { return 42; }\n')
+    monkeypatch.setattr(building, "SOURCE", source)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    building.library.cache_clear()
+    yield tmp_path / "cache" / "uniadgen"
+    building.library.cache_clear()
+
+
+def test_without_a_compiler_numba_takes_the_steps(model, anew: Path, monkeypatch) -> None:
+    monkeypatch.setattr(building.shutil, "which", lambda name: None)
+    assert Engine(model).stepper == "numba"
+    with pytest.raises(ValueError, match=r"and a C\+\+ compiler: take the model"):
+        Engine(model, precision=Precision(weights="int8"))
+
+
+def test_so_it_does_where_nothing_can_be_compiled_or_kept(model, anew: Path) -> None:
+    building.SOURCE.write_text("no C++ at all")
+    assert building.library() is None
+    assert list(anew.iterdir()) == []
+    anew.rmdir()
+    anew.write_text("a file where the folder should be")
+    building.library.cache_clear()
+    assert Engine(model).stepper == "numba"
+
+
+@needs_compiler
+def test_it_is_compiled_once_and_anew_where_it_is_damaged(anew: Path, monkeypatch) -> None:
+    assert building.library().answer() == 42
+    (made,) = anew.iterdir()
+    whole = made.read_bytes()
+    building.library.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(building.shutil, "which", lambda name: None)
+        assert building.library().answer() == 42  # kept
+    made.unlink()
+    made.write_bytes(whole[: len(whole) // 2])
+    building.library.cache_clear()
+    library = building.library()
+    assert isinstance(library, ctypes.CDLL) and library.answer() == 42
+    assert any(path.stem.endswith(building._digest(path.read_bytes())) for path in anew.iterdir())
+
+
+@needs_compiler
+def test_two_processes_may_build_at_once(anew: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from uniadgen.engine import building\n"
+        f"building.SOURCE = Path({str(building.SOURCE)!r})\n"
+        "sys.exit(building.library().answer() != 42)"
+    )
+    both = [subprocess.Popen([sys.executable, "-c", script]) for _ in range(2)]
+    assert [process.wait(120) for process in both] == [0, 0]
+    assert len({path.stem.rpartition("-")[0] for path in anew.iterdir()}) == 1
