@@ -102,9 +102,12 @@ def _values(
 
 def table_of(found: list[Finding]) -> Table:
     """The findings for a terminal."""
-    shown = Table("table", "column", "rows", "share", "what build does", "examples (file:row or line, value)")
+    shown = Table()
+    for name in ("column", "rows", "what build does", "examples (file:row or line, value)"):
+        shown.add_column(name, overflow="fold")  # a narrow terminal hides nothing
     for finding in found:
-        share = f"{finding.rows / max(1, finding.of):.2%}"
+        column = f"{finding.table}.{finding.column}".rstrip(".")
+        rows = f"{finding.rows:,} ({finding.rows / max(1, finding.of):.2%})"
         drops = f"drops: {finding.reason}: {finding.meaning}"
-        shown.add_row(finding.table, finding.column, f"{finding.rows:,}", share, drops, "\n".join(finding.examples))
+        shown.add_row(column, rows, drops, "\n".join(finding.examples))
     return shown
