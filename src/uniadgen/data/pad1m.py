@@ -53,9 +53,8 @@ class Record:
     similarities: tuple[float, ...]  # of each title to the description
     url: str = ""
     other: Mapping[str, Any] = field(default_factory=dict)  # what nobody uses
-    order: tuple[str, ...] = field(
-        default=(), compare=False
-    )  # in which their fields stood; those that it leaves out come last
+    # In which their fields stood; those that it leaves out come last.
+    order: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         lengths = {len(self.pictures), len(self.titles), len(self.similarities)}
