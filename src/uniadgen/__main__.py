@@ -244,6 +244,9 @@ def encode(
     keep_pictures: Annotated[
         bool, typer.Option("--keep-pictures", help="Also keep every picture as JPEG, in the sizes that are coded.")
     ] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Delete codes that another VQ or another size made in the folder.")
+    ] = False,
     settings: Settings = None,
 ) -> None:
     """Code every picture once, so that training runs neither the VQ nor SigLIP.
@@ -270,7 +273,7 @@ def encode(
     from uniadgen.model import vq
     from uniadgen.train.finetune import encoder
 
-    making = Making(config, encoder(config, folder), vq.fingerprint(folder), at_once, keep_pictures)
+    making = Making(config, encoder(config, folder), vq.fingerprint(folder), at_once, keep_pictures, replace)
     counts = encode_store(out, listing, making, _rows)["counts"]
     print(f"{counts['samples']:,} of {listing.num_samples:,} samples, {counts['clicks']:,} clicked pictures: {out}")
 
@@ -1152,14 +1155,18 @@ def export_pad1m(
 ) -> None:
     """Write one split of a dataset as PAd1M's published JSON, which the authors' loader reads.
 
+    Where `data prepare` was run, its cut-outs are written to a folder beside OUT, named as OUT without its ending.
+
     Example: uniadgen data export data/small test.json --pictures logs/small
     """
     files.check_output(out, (".json",))
     if not (folder / "manifest.json").is_file():
         raise ValueError(f"{folder}: no finished dataset, expected the folder of one")
-    from uniadgen.data.pad1m import records_of, write_records
+    from uniadgen.data.export import records_of
+    from uniadgen.data.pad1m import write_records
 
-    print(f"{write_records(out, records_of(folder, pictures, split)):,} records: {out}")
+    records = records_of(folder, pictures, split, out.with_suffix(""))
+    print(f"{write_records(out, records):,} records: {out}")
 
 
 @data_app.command("gallery")
@@ -1206,7 +1213,8 @@ def remap_pad1m(
     from uniadgen.data.pad1m import read_records, remap, write_records
 
     moves = dict(folder.split("=", 1) for folder in folders)
-    print(f"{write_records(out, (remap(record, moves) for record in read_records(source))):,} records: {out}")
+    moved = (remap(record, moves) for record in read_records(source))
+    print(f"{write_records(out, moved, least_history=0):,} records: {out}")
 
 
 def _rows(what: str, total: int, unit: str = "rows") -> Any:

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner, Result
 
-from shop_log import SMALL, contents, dataset_config, events, samples, write_log
+from shop_log import PROGRESS, SMALL, contents, dataset_config, events, samples, write, write_log, write_pictures
 from uniadgen.__main__ import app
 from uniadgen.data import bench
 from uniadgen.data.card import treemap
@@ -82,8 +82,6 @@ def test_validation_counts_and_shows_examples(tmp_path: Path) -> None:
     log = write_log(tmp_path / "log", clicks)
     before = contents(log)
     with processes(1) as execute:
-        from shop_log import PROGRESS
-
         found = {finding.reason: finding for finding in findings(log, dataset_config(), execute, PROGRESS)}
     assert (found["impossible_time"].rows, found["impossible_time"].of) == (2, 1000)
     assert found["impossible_time"].examples == ("0.parquet:3 5", "0.parquet:9 5")
@@ -94,6 +92,24 @@ def test_validation_counts_and_shows_examples(tmp_path: Path) -> None:
     result = call("data", "validate", log, "--processes", 1, *settings)
     assert result.exit_code == 0
     assert "impossible_time" in result.stdout
+
+
+def test_validation_looks_at_the_products_own_pictures(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log", events(300, num_creatives=40), num_creatives=40)
+    write_pictures(log, 40)
+    (log / "pictures" / "3.png").write_bytes((log / "pictures" / "3.png").read_bytes()[:60])
+    images = ["pictures/1.png", None, "pictures/3.png", "gone.png", "pictures/3.png"] + ["pictures/2.png"] * 5
+    columns = pq.read_table(log / "products.parquet").to_pydict() | {"image": images}
+    write(log / "products.parquet", columns)
+    with processes(1) as execute:
+        found = findings(log, dataset_config(build__pictures="check"), execute, PROGRESS)
+    own = {finding.reason: finding for finding in found if finding.table == "products"}
+    assert {name: (f.column, f.rows, f.of) for name, f in own.items()} == {
+        "damaged_picture": ("image", 2, 10),
+        "missing_picture": ("image", 1, 10),
+    }
+    assert own["missing_picture"].examples == ("products.parquet:3 'gone.png'",)
+    assert own["missing_picture"].meaning.startswith("keeps it, `data prepare` leaves its targets out: missing_picture")
 
 
 def test_a_log_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from shop_log import build, dataset_config, events, write, write_log, write_pictures
-from uniadgen.data.pad1m import LEAST_HISTORY, read_records, records_of, remap, write_records
+from uniadgen.data.export import records_of
+from uniadgen.data.pad1m import LEAST_HISTORY, read_records, remap, write_records
 
 
 def entry(**changes) -> dict:
@@ -32,6 +33,10 @@ def entry(**changes) -> dict:
     } | changes
 
 
+def short_history(clicks: int) -> dict:
+    return {name: entry()[name][:clicks] for name in ("history_images", "history_titles", "text_similarity")}
+
+
 def save(path: Path, entries) -> Path:
     path.write_text(json.dumps(entries, ensure_ascii=False), encoding="utf-8")
     return path
@@ -39,9 +44,15 @@ def save(path: Path, entries) -> Path:
 
 def test_reading_and_writing_is_the_identity(tmp_path: Path) -> None:
     entries = [entry(), entry(word_list="", gt_title_cn="", url="https://example.com/1"), entry(max_ratio=1)]
+    entries += [
+        dict(reversed(entry(max_ratio=0.1 + 0.2).items())),
+        entry(**short_history(2)),
+        entry(**short_history(0)),
+    ]
     records = read_records(save(tmp_path / "in.json", entries))
-    assert write_records(tmp_path / "out.json", records) == 3
-    assert json.loads((tmp_path / "out.json").read_text(encoding="utf-8")) == entries
+    assert write_records(tmp_path / "out.json", records, least_history=0) == 6
+    written = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert json.dumps(written) == json.dumps(entries)  # in the same order, too
     assert records[0].texts == ("好杯子", "礼盒包装")
     assert read_records(tmp_path / "out.json") == records
 
@@ -68,6 +79,8 @@ def test_pictures_move(tmp_path: Path) -> None:
         ([entry(), 5], "entry 1 is 5, expected an object"),
         ([entry(width="wide")], "entry 0: width is 'wide', expected a number"),
         ([entry(history_titles="a")], "entry 0: history_titles is 'a', expected a list"),
+        ([entry(history_titles=["a", None] * 3)], "entry 0: history_titles holds None, expected texts alone"),
+        ([entry(text_similarity=["a"] * 6)], "entry 0: text_similarity holds 'a', expected numbers alone"),
         ([entry(history_titles=["a"])], "got 6 history pictures, 1 titles and 6 similarities"),
     ],
 )
@@ -79,10 +92,7 @@ def test_what_is_wrong_is_named(tmp_path: Path, content, expected: str) -> None:
 
 
 def test_a_history_that_crashes_their_loader_is_not_written(tmp_path: Path) -> None:
-    short = {
-        name: entry()[name][: LEAST_HISTORY - 1] for name in ("history_images", "history_titles", "text_similarity")
-    }
-    records = read_records(save(tmp_path / "in.json", [entry(**short)]))
+    records = read_records(save(tmp_path / "in.json", [entry(**short_history(LEAST_HISTORY - 1))]))
     with pytest.raises(ValueError, match=r"history of 4 clicks, expected at least 5.*min_clicks=6"):
         write_records(tmp_path / "out.json", records)
     assert not (tmp_path / "out.json").exists()
@@ -98,7 +108,7 @@ def test_a_dataset_becomes_records_that_become_examples(tmp_path: Path) -> None:
     columns = {"product_id": range(15), "description": ["a title"] * 15, "selling_points": points}
     write(log / "products.parquet", columns | {"image": ["cutout.png"] * 15})
     build(log, tmp_path / "out", dataset_config())
-    records = list(records_of(tmp_path / "out", log, "train"))
+    records = list(records_of(tmp_path / "out", log, "train", tmp_path / "cutouts"))
     assert len(records) > 20
     assert {record.width for record in records} == {16}
     assert all(len(record.titles) == len(record.similarities) >= LEAST_HISTORY for record in records)
@@ -106,6 +116,7 @@ def test_a_dataset_becomes_records_that_become_examples(tmp_path: Path) -> None:
     assert example.target is not None
     assert example.target.text == records[0].texts[0]
     assert len(example.clicks) == len(records[0].titles)
+    assert not (tmp_path / "cutouts").exists()  # those of the shop, where it has them
     plain = [record for record in records if "a, b" not in record.selling_points]
     write_records(tmp_path / "out.json", plain)
     assert read_records(tmp_path / "out.json") == plain

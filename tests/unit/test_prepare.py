@@ -41,6 +41,7 @@ from uniadgen.data.cutout import place
 from uniadgen.data.embed import Encoder
 from uniadgen.data.encode import Making, encode_store
 from uniadgen.data.executor import processes
+from uniadgen.data.export import records_of
 from uniadgen.data.history import similarity
 from uniadgen.data.listing import read_listing
 from uniadgen.data.segment import Cut, GroundedSam, OneByOne, cut_out
@@ -239,6 +240,30 @@ def test_a_store_is_made_of_what_was_prepared(shop: tuple[Path, Path], tmp_path:
     stored_samples = sorted(((s["text"], s["cutout"], s["scores"]) for s in prepared), key=order)
     for made, expected in zip(stored_samples, sorted(shown, key=order), strict=True):
         assert made[0] == expected[0] and (made[1] == expected[1]).all() and made[2] == pytest.approx(expected[2])
+
+
+def test_an_export_holds_what_was_prepared(shop: tuple[Path, Path], tmp_path: Path) -> None:
+    log, folder = shop
+    with pytest.raises(ValueError, match=r"product \d+ has no image, expected its transparent picture: run .*prepare"):
+        list(records_of(folder, log, "train", tmp_path / "out"))
+    run(shop, OneByOne(blue, "blue 1"))
+    records = list(records_of(folder, log, "train", tmp_path / "out"))
+    kept = {row["image"]: row["creative"] for row in targets_of(folder) if not row["reason"]}
+    assert {record.picture for record in records} <= kept.keys() and len(records) > 10
+    cut = prepare.cutouts(folder)
+    assert all((log / record.cutout).read_bytes() == cut[kept[record.picture]] for record in records)
+    assert len(list((tmp_path / "out").iterdir())) == len({record.cutout for record in records}) < len(records)
+    scores = [
+        row
+        for path in sorted((folder / "samples").glob("*.parquet"))
+        for row, sample in zip(
+            prepare.similarities(folder, path.name).to_pylist(), pq.read_table(path).to_pylist(), strict=True
+        )
+        if sample["split"] == "train" and sample["target"] in cut
+    ]
+    assert [list(record.similarities) for record in records] == scores
+    example = records[0].example(log)
+    assert example.product.cutout.mode == "RGBA"
 
 
 def test_without_a_cutter_products_need_their_own_picture(shop: tuple[Path, Path]) -> None:

@@ -188,10 +188,16 @@ def test_only_what_changed_is_made_again(tiny_config: Config, tmp_path: Path, ex
     Image.new("RGB", (20, 20), (1, 2, 3)).save(examples.parent / "click5.png")
     assert encode(out, tiny_config, examples).coded == 1
     assert read_manifest(out)["content"] != content
-    assert encode(out, tiny_config, examples, vq="b").coded == 9 + 4  # the picture that nobody shows any more went
+    with pytest.raises(
+        ValueError, match=r"its targets, clicks were made with another VQ .* delete them with --replace"
+    ):
+        encode(out, tiny_config, examples, vq="b")
+    assert encode(out, tiny_config, examples).coded == 0  # nothing was lost
+    replaced = encode(out, tiny_config, examples, vq="b", replace=True)
+    assert replaced.coded == 9 + 4  # the picture that nobody shows any more went
     assert contents(out)["cutouts-00000.arrow"] == before["cutouts-00000.arrow"]
     larger = override(tiny_config, {"data.click_size": 32})
-    assert encode(out, larger, examples, vq="b").coded == 9
+    assert encode(out, larger, examples, vq="b", replace=True).coded == 9
     with pytest.raises(ValueError, match=r"coded with data\.click_size 32, expected 16"):
         Store(out, tiny_config)
 
@@ -240,6 +246,8 @@ def test_pictures_may_be_kept(tiny_config: Config, tmp_path: Path, examples: Pat
     kept = made.picture("clicks", row)
     assert kept.size == (16, 16)
     assert abs(kept.getpixel((8, 8))[0] - 63) < 4
+    with pytest.raises(ValueError, match=r"its target_pictures, click_pictures .* no longer asked for"):
+        encode(tmp_path / "out", tiny_config, examples)
     encode(tmp_path / "without", tiny_config, examples)
     with pytest.raises(ValueError, match="--keep-pictures"):
         Store(tmp_path / "without", tiny_config).picture("clicks", 0)

@@ -10,9 +10,10 @@ import matplotlib as mpl
 import numpy as np
 import pyarrow.compute
 import pyarrow.parquet as pq
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from uniadgen.config import DatasetConfig
@@ -24,7 +25,8 @@ Counts = NDArray[np.int64]
 
 MOST_CATEGORIES = 40  # Fig. 2(c)
 PAD1M = {"users": 1_145_371, "clicks": 18_923_555, "products": 8_500_000}  # paper section 3.1, 3.2
-_INK, _PAPER, _BAR = "#1d1d1f", "#fbfbfd", "#4c6ef5"
+_INK, _PALE, _PAPER, _BAR = "#1d1d1f", "#adb5bd", "#fbfbfd", "#4c6ef5"
+FEW = 30  # numbers that have a bar each
 
 
 class Contents(NamedTuple):
@@ -208,7 +210,14 @@ def _privacy(config: DatasetConfig, contents: Contents, content: str) -> list[st
 def _figure(width: float, height: float, parts: int = 1) -> tuple[Figure, Any]:
     figure = Figure(figsize=(width, height), facecolor=_PAPER)
     axes = figure.subplots(1, parts)
-    figure.subplots_adjust(0.8 / width, 0.6 / height, 1 - 0.1 / width, 1 - 0.15 / height, wspace=0.3)
+    figure.subplots_adjust(0.8 / width, 0.6 / height, 1 - 0.2 / width, 1 - 0.25 / height, wspace=0.25)
+    for axis in np.atleast_1d(axes):
+        axis.set_facecolor(_PAPER)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.spines[["left", "bottom"]].set_color(_PALE)
+        axis.tick_params(color=_PALE, labelcolor=_INK)
+        axis.grid(color=_PALE, alpha=0.4, linewidth=0.6)
+        axis.set_axisbelow(True)
     return figure, axes
 
 
@@ -221,35 +230,42 @@ def _logarithmic(axis: Any) -> None:
 
 def _save(path: Path, figure: Figure) -> None:
     with mpl.rc_context({"font.family": "sans-serif", "text.color": _INK}):
-        write_whole(path, lambda partial: figure.savefig(partial, format="png", dpi=110))
+        write_whole(path, lambda partial: figure.savefig(partial, format="png", dpi=160))
 
 
 def _histograms(contents: Contents) -> Figure:
     figure, (left, right) = _figure(9, 3, 2)
-    for axis, values, what in (
-        (left, contents.clicks, "clicks of a user"),
-        (right, contents.per_creative[contents.per_creative > 0], "users of a creative"),
+    for axis, values, what, who in (
+        (left, contents.clicks, "clicks of a user", "users"),
+        (right, contents.per_creative[contents.per_creative > 0], "users of a creative", "creatives"),
     ):
-        edges = np.unique(np.geomspace(1, max(2, values.max(initial=1)) + 1, 30).astype(int))
+        most = int(values.max(initial=1))
+        edges = np.arange(1, most + 2) if most <= FEW else np.unique(np.geomspace(1, most + 1, 30).astype(int))
         counts = np.bincount(values)  # far fewer than values
-        axis.hist(np.arange(len(counts)), bins=edges, weights=counts, color=_BAR)
-        axis.set(xlabel=what, ylabel="users" if axis is left else "creatives")
-        if len(values):
+        held, _ = np.histogram(np.arange(len(counts)), edges, weights=counts)
+        axis.set(xlabel=what, ylabel=who)
+        if most <= FEW:  # a bar for each number
+            axis.bar(edges[:-1], held, width=0.8, color=_BAR)
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+            axis.yaxis.set_major_formatter(EngFormatter(sep=""))
+        else:
+            axis.stairs(held, edges, fill=True, color=_BAR)
             _logarithmic(axis)
+            axis.set_ylim(bottom=0.5)  # one user can be seen
     return figure
 
 
 def _scale(contents: Contents) -> Figure:
     figure, axis = _figure(5, 3)
     for name, users, samples, colour in (
-        ("this dataset", len(contents.clicks), int(contents.clicks.sum()), _BAR),
         ("PAd1M (paper)", PAD1M["users"], PAD1M["clicks"], "#868e96"),
+        ("this dataset", len(contents.clicks), int(contents.clicks.sum()), _BAR),
     ):
-        axis.scatter([max(1, users)], [max(1, samples)], s=90, color=colour, label=name)
+        axis.scatter([max(1, users)], [max(1, samples)], s=90, color=colour)
+        axis.annotate(name, (max(1, users), max(1, samples)), (0, 9), textcoords="offset points", ha="center")
     axis.set(xlabel="users", ylabel="clicked image-texts")
     _logarithmic(axis)
     axis.margins(0.3)
-    axis.legend(frameon=False)
     return figure
 
 
@@ -259,15 +275,20 @@ def _categories(contents: Contents) -> Figure | None:
     names, sizes = zip(*list(contents.categories.items())[:MOST_CATEGORIES], strict=True)
     figure, axis = _figure(9, 5)
     figure.subplots_adjust(0, 0, 1, 1)
-    for number, (name, (x, y, width, height)) in enumerate(zip(names, treemap(sizes, 9, 5), strict=True)):
-        colour = mpl.colormaps["Set3"](number % 12)
-        axis.add_patch(Rectangle((x, y), width, height, facecolor=colour, edgecolor=_PAPER, linewidth=2))
-        letters = max(3, int(width * 9))
-        label = name if len(name) <= letters else f"{name[: letters - 1]}..."
-        label = label if label.isascii() else str(number + 1)  # matplotlib's own font knows no Chinese
-        if height > 0.2 and width > 0.35:
-            axis.text(x + width / 2, y + height / 2, label, ha="center", va="center", fontsize=8, clip_on=True)
-    axis.set(xlim=(0, 9), ylim=(0, 5))
+    shades = LinearSegmentedColormap.from_list("shades", ["#dbe4ff", _BAR])
+    total = sum(contents.categories.values())
+    for number, (name, size, (x, y, width, height)) in enumerate(zip(names, sizes, treemap(sizes, 9, 5), strict=True)):
+        strength = size / sizes[0]
+        axis.add_patch(Rectangle((x, y), width, height, facecolor=shades(strength), edgecolor=_PAPER, linewidth=2))
+        points = min(13.0, 5 + 6 * min(width, height))
+        letters = int(width * 115 / points)  # of this size, side by side in that width
+        label = name if len(name) <= letters else f"{name[: letters - 3]}..."
+        label = label if label.isascii() else f"no. {number + 1}"  # matplotlib's own font knows no Chinese
+        label += f"\n{size / total:.1%}" if height > 0.45 else ""
+        if letters > 4 and height > 0.2:
+            colour = "white" if strength > 0.6 else _INK
+            axis.text(x + width / 2, y + height / 2, label, ha="center", va="center", fontsize=points, color=colour)
+    axis.set(xlim=(0, 9), ylim=(5, 0))  # the most frequent stand in the corner where one begins to read
     axis.axis("off")
     return figure
 

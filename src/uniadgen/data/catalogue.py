@@ -38,12 +38,13 @@ def _keep_entries(plan: Plan, table: str, execute: Execute, progress: Progress) 
     arguments, sizes = [(plan, piece) for piece in pieces], [piece.rows for piece in pieces]
     run_tasks(f"{table}: read", scan_task, arguments, sizes, execute, progress)
     if table == "creatives" and plan.config.build.pictures == "check":
-        slices = [
-            (plan, piece, start)
-            for piece in pieces
-            for start in range(0, _scan(plan, piece).metadata.num_rows, PICTURES_PER_TASK)
-        ]
-        run_tasks("pictures", picture_task, slices, [PICTURES_PER_TASK] * len(slices), execute, progress)
+        slices, lengths = [], []
+        for piece in pieces:
+            rows = _scan(plan, piece).metadata.num_rows
+            for start in range(0, rows, PICTURES_PER_TASK):
+                slices.append((plan, piece, start, min(PICTURES_PER_TASK, rows - start)))
+                lengths.append(slices[-1][-1])
+        run_tasks("pictures", picture_task, slices, lengths, execute, progress)
     run_tasks(f"{table}: join", join_task, [(plan, table)], [sum(sizes)], execute, progress)
     refuse_if_broken(plan, table, [plan.work(f"{table}.json")])
     run_tasks(f"{table}: write", publish_task, arguments, sizes, execute, progress)
@@ -84,11 +85,11 @@ def scan_task(plan: Plan, piece: Piece) -> int:
     return piece.rows
 
 
-def picture_task(plan: Plan, piece: Piece, start: int) -> int:
-    """Decodes the pictures of some creatives; what is wrong with a picture is a reason to drop its creatives."""
+def picture_task(plan: Plan, piece: Piece, start: int, length: int) -> int:
+    """Decodes the pictures of `length` creatives; what is wrong with a picture is a reason to drop its creatives."""
     path = plan.work(f"pictures-{piece.number:05d}-{start:09d}.npy")
     if not path.exists():
-        rows = _scan(plan, piece).read(["image", "code"], use_threads=False).slice(start, PICTURES_PER_TASK)
+        rows = _scan(plan, piece).read(["image", "code"], use_threads=False).slice(start, length)
         codes = rows["code"].to_numpy().copy()
         names = rows["image"].to_pylist()
         wanted = dict.fromkeys(name for name, code in zip(names, codes, strict=True) if code == 0)
@@ -97,7 +98,7 @@ def picture_task(plan: Plan, piece: Piece, start: int) -> int:
             if codes[row] == 0 and (fault := found[name]):
                 codes[row] = CODE[fault]
         write_whole(path, lambda file: np.save(file, codes))
-    return PICTURES_PER_TASK
+    return length
 
 
 def join_task(plan: Plan, table: str) -> int:

@@ -21,6 +21,7 @@ from uniadgen.data.stages import Stage, fill, key_of, read_all
 if TYPE_CHECKING:
     from uniadgen.data.segment import Cutter
 
+LOOKS = pa.schema([("digest", pa.binary(16)), ("fault", pa.string()), ("transparent", pa.bool_())])
 PROMPT_WORDS = 8  # of a description that stands for a missing category; Chinese: characters
 
 
@@ -67,8 +68,7 @@ def _fault(source: Source | Fault, made: Mapping[bytes, Mapping[str, Any]]) -> F
 
 def looks(job: Job, names: set[str]) -> tuple[Stage, dict[bytes, str]]:
     """The stage that reads pictures, and the pictures."""
-    columns = pa.schema([("digest", pa.binary(16)), ("fault", pa.string()), ("transparent", pa.bool_())])
-    stage = Stage("pictures: read", job.place("pictures"), columns, ReadPictures(job.pictures, job.build), 1_000)
+    stage = Stage("pictures: read", job.place("pictures"), LOOKS, ReadPictures(job.pictures, job.build), 1_000)
     return stage, {_picture_key(job.pictures, name): name for name in sorted(names)}
 
 

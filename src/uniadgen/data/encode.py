@@ -1,7 +1,8 @@
 """Makes a store: every picture is read, hashed, and coded if no picture of these bytes has been; then samples follow.
 
 What is done is found by content, so a run that was killed goes on, a second run codes nothing, and where a picture
-changed only that one is coded. With another VQ or another size, what depends on it is made anew, and nothing else.
+changed only that one is coded. With another VQ or another size, what depends on it is made anew where that is wished
+(`replace`), and nothing else; otherwise the folder is refused, so that no codes are lost.
 """
 
 import io
@@ -40,6 +41,7 @@ class Making:
     vq: str
     at_once: int = 32
     keep_pictures: bool = False
+    replace: bool = False  # what other settings made in the folder is deleted
 
 
 def encode_store(folder: Path, listing: Listing, making: Making, progress: Progress) -> dict[str, Any]:
@@ -63,7 +65,7 @@ class _Encoder:
         self._known: OrderedDict[str, bytes | str] = OrderedDict()  # name of a picture -> its key, or what is wrong
 
     def _open_shelves(self) -> dict[str, Shelf]:
-        """The shelves of this store; those that were filled with other settings are emptied first."""
+        """The shelves of this store; what was made with other settings is refused, or emptied where that is wished."""
         if any(path.name != ".lock" for path in self.folder.iterdir()) and not (self.folder / SETTINGS).is_file():
             raise ValueError(f"{self.folder}: is not empty and holds no store: choose another folder")
         making, vq = self.making, self.making.vq
@@ -73,6 +75,11 @@ class _Encoder:
             wanted |= {PICTURES[name]: {"side": side} for name, side in self.sides.items()}
         before = load(self.folder / SETTINGS) if (self.folder / SETTINGS).is_file() else {}
         changed = [name for name in before if before[name] != wanted.get(name)]
+        if changed and not making.replace:
+            raise ValueError(
+                f"{self.folder}: its {', '.join(changed)} were made with another VQ or size, or are no longer asked "
+                "for, expected the same settings: choose another folder, or delete them with --replace"
+            )
         if changed:
             (self.folder / MANIFEST).unlink(missing_ok=True)
         for name in changed:

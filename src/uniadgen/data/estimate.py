@@ -36,8 +36,12 @@ class Estimate:
 
     def __str__(self) -> str:
         rows = ", ".join(f"{count:,} {table}" for table, count in self.rows.items())
-        size = f"{self.disk / 1e6:,.0f} MB of disk and {self.memory / 1e6:,.0f} MB of memory"
+        size = f"{_megabytes(self.disk)} of disk and {_megabytes(self.memory)} of memory"
         return f"about {rows}: about {self.seconds:,.0f} s, {size}; estimated from the first rows, nothing was written"
+
+
+def _megabytes(size: float) -> str:
+    return f"{size / 1e6:,.0f} MB" if size >= 1e7 else f"{size / 1e6:.1f} MB"
 
 
 def estimate(log: Path, config: DatasetConfig, number: int) -> Estimate:

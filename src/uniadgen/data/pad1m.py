@@ -6,18 +6,12 @@ of the authors reads it though their description leaves it out).
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-from PIL import Image
-
-from uniadgen.data.clicklog import open_parquet
 from uniadgen.data.cutout import read_picture
-from uniadgen.data.history import similarity
 from uniadgen.data.whole import write_whole
 from uniadgen.records import Click, Example, Product
 
@@ -59,6 +53,8 @@ class Record:
     similarities: tuple[float, ...]  # of each title to the description
     url: str = ""
     other: Mapping[str, Any] = field(default_factory=dict)  # what nobody uses
+    # In which their fields stood; those that it leaves out come last.
+    order: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         lengths = {len(self.pictures), len(self.titles), len(self.similarities)}
@@ -90,6 +86,7 @@ def read_records(path: Path) -> list[Record]:
 def _record(where: str, entry: Any) -> Record:
     if not isinstance(entry, dict):
         raise ValueError(f"{where} is {entry!r}, expected an object")
+    order = tuple(entry)
     entry = {"url": ""} | entry
     names = [*FIELDS.values(), *(name for name, _ in _JOINED.values()), *_HISTORY.values()]
     for name in names:
@@ -97,19 +94,24 @@ def _record(where: str, entry: Any) -> Record:
         kind, said = ((int, float), "a number") if name in _NUMBERS else (kind, said)
         if not isinstance(entry.get(name), kind):
             raise ValueError(f"{where}: {name} is {entry.get(name)!r}, expected {said}")
+    for name in _HISTORY.values():
+        kind, said = ((int, float), "numbers") if name == "text_similarity" else (str, "texts")
+        if wrong := [value for value in entry[name] if not isinstance(value, kind)]:
+            raise ValueError(f"{where}: {name} holds {wrong[0]!r}, expected {said} alone")
     values: dict[str, Any] = {ours: entry[theirs] for ours, theirs in FIELDS.items()}
     values.update({ours: tuple(entry[theirs].split(split)) for ours, (theirs, split) in _JOINED.items()})
     values.update({ours: tuple(entry[theirs]) for ours, theirs in _HISTORY.items()})
     try:
-        return Record(**values, other={name: value for name, value in entry.items() if name not in names})
+        other = {name: value for name, value in entry.items() if name not in names}
+        return Record(**values, other=other, order=order)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
 
 
-def write_records(path: Path, records: Iterable[Record]) -> int:
+def write_records(path: Path, records: Iterable[Record], least_history: int = LEAST_HISTORY) -> int:
     """Writes a file that the authors' loader reads, whole or not at all; returns how many records it has.
 
-    Raises `ValueError` for a history that is shorter than `LEAST_HISTORY`, and for texts that hold what joins them.
+    Raises `ValueError` for a history that is shorter than `least_history`, and for texts that hold what joins them.
     """
     written = 0
 
@@ -118,7 +120,7 @@ def write_records(path: Path, records: Iterable[Record]) -> int:
         with partial.open("w", encoding="utf-8") as file:
             for record in records:
                 file.write("[\n" if written == 0 else ",\n")
-                file.write(json.dumps(_entry(f"{path}: entry {written}", record), ensure_ascii=False))
+                file.write(json.dumps(_entry(f"{path}: entry {written}", record, least_history), ensure_ascii=False))
                 written += 1
             file.write("\n]\n" if written else "[]\n")
 
@@ -126,10 +128,10 @@ def write_records(path: Path, records: Iterable[Record]) -> int:
     return written
 
 
-def _entry(where: str, record: Record) -> dict[str, Any]:
-    if len(record.pictures) < LEAST_HISTORY:
+def _entry(where: str, record: Record, least_history: int) -> dict[str, Any]:
+    if len(record.pictures) < least_history:
         raise ValueError(
-            f"{where} has a history of {len(record.pictures)} clicks, expected at least {LEAST_HISTORY}, or the "
+            f"{where} has a history of {len(record.pictures)} clicks, expected at least {least_history}, or the "
             "authors' loader crashes: build with build.min_clicks=6 or more"
         )
     entry = {theirs: getattr(record, ours) for ours, theirs in FIELDS.items()}
@@ -138,7 +140,8 @@ def _entry(where: str, record: Record) -> dict[str, Any]:
         if any(split in part for part in parts):
             raise ValueError(f"{where}: {ours} are {parts!r}, expected none with {split!r}, their joint in PAd1M")
         entry[theirs] = split.join(parts)
-    return entry | {theirs: list(getattr(record, ours)) for ours, theirs in _HISTORY.items()} | dict(record.other)
+    entry |= {theirs: list(getattr(record, ours)) for ours, theirs in _HISTORY.items()} | dict(record.other)
+    return {name: entry[name] for name in record.order} | entry
 
 
 def remap(record: Record, folders: Mapping[str, str]) -> Record:
@@ -150,41 +153,3 @@ def remap(record: Record, folders: Mapping[str, str]) -> Record:
 
     pictures = tuple(map(moved, record.pictures))
     return replace(record, picture=moved(record.picture), cutout=moved(record.cutout), pictures=pictures)
-
-
-# to and from a dataset's folder
-
-
-def records_of(folder: Path, root: Path, split: str) -> Iterator[Record]:
-    """The samples of one split of a dataset that was built, as records; sizes are read from the pictures at `root`.
-
-    Raises `ValueError` where a product has no transparent picture: its table needs a column `image`.
-    """
-    creatives = pq.read_table(folder / "creatives", columns=["image", "text", "product"])
-    products = pq.read_table(folder / "products", columns=["product_id", "description", "selling_points", "image"])
-    for path in sorted((folder / "samples").glob("[!.]*.parquet")):
-        samples = open_parquet(path).read(use_threads=False)
-        for row in samples.to_pylist():
-            if row["split"] != split:
-                continue
-            target, *history = creatives.take(pa.array([row["target"], *row["history"]])).to_pylist()
-            product = products.slice(target["product"], 1).to_pylist()[0]
-            if product["image"] is None:
-                raise ValueError(f"product {product['product_id']} has no image, expected its transparent picture")
-            titles = tuple(click["text"] for click in history)
-            with Image.open(root / target["image"]) as picture:
-                width, height = picture.size
-            yield Record(
-                picture=target["image"],
-                cutout=product["image"],
-                width=width,
-                height=height,
-                caption="",
-                description=product["description"],
-                texts=(target["text"],),
-                selling_points=tuple(product["selling_points"]),
-                max_ratio=1.0,
-                pictures=tuple(click["image"] for click in history),
-                titles=titles,
-                similarities=tuple(similarity(titles, product["description"])),
-            )

@@ -19,6 +19,7 @@ from uniadgen.config import BuildConfig
 from uniadgen.data.cutout import MAX_PIXELS
 
 ARCHIVES = ("zip", "tar")
+REMOTE = ("http", "https", "ftp", "s3", "gs", "gcs", "az", "abfs", "hf")  # fsspec knows more, and local ones among them
 PAUSE = 0.5  # s before the second try; doubled before every further one
 
 
@@ -40,26 +41,41 @@ def fault(name: str, log: Path, build: BuildConfig) -> str:
 
 
 def fetch(name: str, log: Path, build: BuildConfig) -> bytes:
-    """The bytes of a picture; raises `Fault`."""
+    """The bytes of a picture; raises `Fault`, and `ValueError` where fsspec lacks a library for an allowed URL."""
     *archive, outer = name.split("::")
-    if len(archive) > 1 or any(urlsplit(part).scheme not in ARCHIVES for part in archive):
-        raise Fault("forbidden_picture")
-    place, remote = _allowed(outer, log, build), bool(urlsplit(outer).netloc)
+    try:
+        if len(archive) > 1 or any(urlsplit(part).scheme not in ARCHIVES for part in archive):
+            raise Fault("forbidden_picture")
+        place, remote = _allowed(outer, log, build), bool(urlsplit(outer).netloc)
+    except ValueError:  # nothing that could be a URL, such as http://[x
+        raise Fault("forbidden_picture") from None
     for attempt in range(build.picture_tries if remote else 1):
+        if attempt:
+            time.sleep(PAUSE * 2 ** (attempt - 1))
         try:
-            system, path = _opened(archive[0] if archive else "", place, build.picture_timeout)
-            with system.open(path, "rb", **_STREAM if _is_web(path) else {}) as file:
-                data = file.read(build.max_picture_bytes + 1)
+            data = _read(archive[0] if archive else "", place, build)
             break
         except (FileNotFoundError, KeyError, IsADirectoryError):
             raise Fault("missing_picture") from None
-        except (OSError, ValueError, zipfile.BadZipFile, tarfile.TarError, *_client_errors(outer)):
-            time.sleep(PAUSE * 2**attempt if remote else 0)
+        except (OSError, ValueError, zipfile.BadZipFile, tarfile.TarError, *_client_errors(place)):
+            pass
+        except ImportError as error:
+            raise ValueError(f"{place}: {error}, expected it to be there as its host is allowed") from None
     else:
         raise Fault("missing_picture")
     if len(data) > build.max_picture_bytes:
         raise Fault("large_picture")
     return data
+
+
+def _read(member: str, place: str, build: BuildConfig) -> bytes:
+    """All of a file, or one byte more than is allowed."""
+    system, path = _opened(member, place, build.picture_timeout)
+    wanted, data = build.max_picture_bytes + 1, bytearray()
+    with system.open(path, "rb", **_STREAM if _is_web(path) else {}) as file:
+        while len(data) < wanted and (more := file.read(wanted - len(data))):  # the web gives what has come
+            data += more
+    return bytes(data)
 
 
 # fsspec then asks once, by GET, and does not ask for the size first. Whatever the size, it is read up to the limit.
@@ -103,9 +119,9 @@ def _allowed(place: str, log: Path, build: BuildConfig) -> str:
     """A URL on an allowed host as it is, a path below the log's folder made absolute; raises `Fault` for others."""
     parts = urlsplit(place)
     if "://" in place:
-        if parts.scheme in ("file", "local") or parts.hostname not in build.allow_hosts:
+        if parts.scheme not in REMOTE or parts.hostname not in build.allow_hosts:
             raise Fault("forbidden_picture")
-        return place
+        return parts.geturl()
     root = log.resolve()
     try:
         path = (root / place).resolve()

@@ -1,7 +1,9 @@
 """What is wrong with a click log, column by column, and what a build will do about it: a build that is thrown away."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,10 +15,13 @@ from rich.table import Table
 from uniadgen.config import DatasetConfig
 from uniadgen.data import clicklog
 from uniadgen.data.build import build
+from uniadgen.data.catalogue import PICTURES_PER_TASK
 from uniadgen.data.clean import REASONS, column_at_fault, pc
 from uniadgen.data.clicklog import TABLES
+from uniadgen.data.cutting import LOOKS, ReadPictures
 from uniadgen.data.executor import Execute
 from uniadgen.data.plan import Progress
+from uniadgen.data.stages import Stage, fill, key_of, read_all
 
 EXAMPLES = 3  # shown for each finding
 _LONGEST = 40  # characters shown of a value
@@ -36,8 +41,10 @@ class Finding:
 
     @property
     def meaning(self) -> str:
-        """What is wrong; the build drops such rows and lists them."""
-        return REASONS[self.reason].meaning
+        """What is wrong, and what becomes of such rows."""
+        kept = (self.table, self.column) == ("products", "image")
+        does = "keeps it, `data prepare` leaves its targets out" if kept else "drops"
+        return f"{does}: {self.reason}: {REASONS[self.reason].meaning}"
 
 
 def findings(log: Path, config: DatasetConfig, execute: Execute, progress: Progress) -> list[Finding]:
@@ -54,7 +61,34 @@ def findings(log: Path, config: DatasetConfig, execute: Execute, progress: Progr
             for reason, rows in sorted(manifest["dropped"][table].items(), key=lambda item: -item[1]):
                 column, shown = column_at_fault(table, reason), tuple(examples.get(reason, ()))
                 found.append(Finding(table, column, reason, rows, manifest["read"][table], shown))
+            if table == "products" and config.build.pictures == "check":
+                found += _cutouts(log, Path(folder), config, execute, progress)
     return found
+
+
+def _cutouts(log: Path, folder: Path, config: DatasetConfig, execute: Execute, progress: Progress) -> list[Finding]:
+    """What is wrong with the transparent pictures of products, which a build does not look at."""
+    stage = Stage("products: pictures", folder / "cut-outs", LOOKS, ReadPictures(log, config.build), PICTURES_PER_TASK)
+    fill(stage, {key_of(name): name for _, name in _own_pictures(log, config) if name}, execute, progress)
+    read = {key: look["fault"] for key, look in read_all(stage.folder, "fault").items()}
+    count, faults, examples = 0, Counter[str](), dict[str, list[str]]()
+    for count, (place, name) in enumerate(_own_pictures(log, config), start=1):  # noqa: B007
+        if name and (fault := read.get(key_of(name), "missing_picture")):
+            faults[fault] += 1
+            if faults[fault] <= EXAMPLES:
+                examples.setdefault(fault, []).append(f"{place} {name!r}")
+    return [
+        Finding("products", "image", fault, rows, count, tuple(examples[fault])) for fault, rows in faults.most_common()
+    ]
+
+
+def _own_pictures(log: Path, config: DatasetConfig) -> Iterator[tuple[str, str | None]]:
+    """Every product's place and the name of its picture, if it has one."""
+    for piece in clicklog.pieces_of(log, "products", config):
+        for block in clicklog.read(piece, config):
+            images = block.columns["image"].cast(pa.string()).to_pylist() if "image" in block.columns else []
+            for place, name in zip_longest(block.places.tolist(), images):
+                yield f"{Path(piece.path).name}:{place}", name
 
 
 def _examples(log: Path, dropped: Path, table: str, config: DatasetConfig) -> dict[str, list[str]]:
@@ -102,9 +136,11 @@ def _values(
 
 def table_of(found: list[Finding]) -> Table:
     """The findings for a terminal."""
-    shown = Table("table", "column", "rows", "share", "what build does", "examples (file:row or line, value)")
+    shown = Table()
+    for name in ("column", "rows", "what build does", "examples (file:row or line, value)"):
+        shown.add_column(name, overflow="fold")  # a narrow terminal hides nothing
     for finding in found:
-        share = f"{finding.rows / max(1, finding.of):.2%}"
-        drops = f"drops: {finding.reason}: {finding.meaning}"
-        shown.add_row(finding.table, finding.column, f"{finding.rows:,}", share, drops, "\n".join(finding.examples))
+        column = f"{finding.table}.{finding.column}".rstrip(".")
+        rows = f"{finding.rows:,} ({finding.rows / max(1, finding.of):.2%})"
+        shown.add_row(column, rows, finding.meaning, "\n".join(finding.examples))
     return shown

@@ -36,7 +36,7 @@ class Rate(NamedTuple):
     """One line of the table: samples of all processes together."""
 
     what: str  # "samples": codes, words, PNG bytes; "rows": what the model takes
-    disk: str  # cold, or warm
+    disk: str  # cold: one epoch at most, each sample for the first time; or warm
     processes: int
     per_second: float
     per_cpu_second: float  # of one process: what the machine's other load takes no part in
@@ -124,7 +124,7 @@ def bench_store(folder: Path, config: Config, seconds: float) -> list[Rate]:
                 for disk in ("cold", "warm"):
                     if disk == "cold":
                         forget(folder)
-                    job = partial(_measure, folder, config, what, seconds, processes)
+                    job = partial(_measure, folder, config, what, seconds, processes, disk == "cold")
                     done = list(pool.map(job, range(processes)))
                     counted = sum(number / wall for number, wall, _ in done)
                     found.append(
@@ -146,7 +146,7 @@ def _import(_: int) -> None:
 
 
 def _measure(
-    folder: Path, config: Config, what: str, seconds: float, processes: int, rank: int
+    folder: Path, config: Config, what: str, seconds: float, processes: int, once: bool, rank: int
 ) -> tuple[int, float, float]:
     """How many samples came, in how many seconds, in how many of them this process ran; opening counts, too."""
     layout = Layout(read_tokenizer(SHIPPED / "nano"), config)
@@ -154,7 +154,7 @@ def _measure(
     store, number, done = Store(folder, config), rank, 0
     rows = Rows(config, layout, store)
     take: Callable[[int], Any] = rows.row if what == "rows" else _assembler(rows, store)
-    while time.perf_counter() - began < seconds:
+    while time.perf_counter() - began < seconds and (number < len(store) or not once):
         for _ in range(16):
             take(number)
             number += processes
