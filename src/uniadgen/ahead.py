@@ -1,7 +1,6 @@
 """What drafts are worth: the same ads with more and more positions in a step, and how many tokens a step then gives."""
 
 import json
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -21,7 +20,6 @@ from uniadgen.speed import machine
 
 TOGETHER = (1, 2, 4, 8)
 AHEAD = (1, 2, 4, 8, 16)
-COVERED = 0.99  # of a cell's pixels, by the product
 
 
 @dataclass(frozen=True)
@@ -124,16 +122,14 @@ class Drafts:
 
     @torch.no_grad()
     def _compare_with_cutouts(self) -> tuple[int, int]:
-        """Cells of the ads that lie in the product, and those whose code is that of the cut-out on white."""
+        """Cells of the ads that lie in the product, and those whose code is that of the cut-out by itself."""
         covered = same = 0
-        layout, side = self.generator.layout, math.isqrt(self.generator.config.cells)
+        layout = self.generator.layout
         for number, made in self.made.items():
-            cutout = torch.from_numpy(layout.control(self.examples[number % len(self.examples)].product.cutout))
-            alpha = cutout[3].unflatten(0, (side, -1)).unflatten(2, (side, -1)).mean((1, 3)).flatten()
-            on_white = cutout[:3] + 1 - cutout[3]
-            codes = self.generator.model.encode_pictures(on_white[None] * 2 - 1)[0]
-            covered += int((alpha > COVERED).sum())
-            same += int(((codes == made.codes[0]) & (alpha > COVERED)).sum())
+            cutout = layout.control(self.examples[number % len(self.examples)].product.cutout)
+            known = self.generator.model.known_cells(torch.from_numpy(cutout), margin=0)
+            covered += int((known >= 0).sum())
+            same += int((known == made.codes[0]).sum())
         return covered, same
 
 

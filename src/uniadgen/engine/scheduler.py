@@ -21,7 +21,7 @@ from uniadgen.engine.lookup import Lookup
 from uniadgen.engine.loop import Progress
 from uniadgen.engine.making import Making, Window
 from uniadgen.engine.reading import Read, read
-from uniadgen.engine.sampling import draw, guide, sample
+from uniadgen.engine.sampling import draw, guide, sample, settle
 from uniadgen.engine.slots import Slots
 from uniadgen.engine.ticket import QueueFull, Ticket
 
@@ -71,6 +71,7 @@ class Scheduler:
         self.depth = self.side * (1 + math.ceil((self.most - 1) / self.side))  # cells whose noise is kept
         self.noise = torch.zeros(num_slots, self.depth, size, device=self.device)
         self.control: Tensor | None = None  # (2 slots, K + 1, C): the last cell is none, and has none
+        self.known: Tensor | None = None  # (slots, K): codes of cells that are not sampled, -1 for others
         self.alike: Tensor | None = None  # (2 slots, V), where the model has a word preference
         if self.model.config.word_preference:
             self.alike = torch.zeros(2 * num_slots, self.model.config.text_config.vocab_size, device=self.device)
@@ -116,6 +117,7 @@ class Scheduler:
         """
         self._let_go()
         self._admit()
+        self._leave([(ad, 1) for ad in self.ads if not ad.guided and (ad, 1) in self.row_of])
         windows = self._windows()
         if not windows:
             return bool(self.waiting)
@@ -173,7 +175,7 @@ class Scheduler:
             order = self.waiting.popleft()
         try:
             generators = [ad.generator for ad in order.ads]
-            found = read(self.engine, order.batch, generators, self.config.leave_out, order.with_picture)
+            found = read(self.engine, order.batch, generators, self.config, order.with_picture)
             self._seat(order, found)
         except Exception as error:  # whatever it is, no memory as well: the others go on
             for ad in order.ads:
@@ -186,6 +188,8 @@ class Scheduler:
         for place, ad in enumerate(order.ads):
             ad.join(self.free.pop(), lengths[place::number])
             self.ads.append(ad)
+            if found.known is not None:
+                self._keep_known(ad.slot, found.known[place])
         room = max(ad.room for ad in order.ads) + self.most - 1
         self.engine.layers.reserve(max(lengths) + room)
         for row, prefix in enumerate(found.prefixes):
@@ -214,6 +218,13 @@ class Scheduler:
             self.control = control.new_zeros(2 * self.num_slots, self.cells + 1, control.shape[-1])
         self.control[row, : self.cells] = control
 
+    def _keep_known(self, slot: int, known: Int[Tensor, "K"]) -> None:
+        """They are also their own drafts, which are always right."""
+        if self.known is None:
+            self.known = torch.full_like(self.codes, -1)
+        self.known[slot] = known
+        self.codes[slot] = settle(self.codes[slot], known)
+
     def _arrange(self) -> None:
         """Who stands in which row: after somebody came or went."""
         self.in_use = [group for group in self.groups.values() if group.owners]
@@ -236,13 +247,19 @@ class Scheduler:
         if ad in self.ads:
             self.ads.remove(ad)
             self.free.append(ad.slot)
-            for key, group in tuple(self.groups.items()):
-                for owner in [owner for owner in group.owners if owner[0] is ad]:
-                    group.leave(owner)
-                if group.shared is not None and not group.owners:
-                    del self.groups[key]
-            self._arrange()
+            self._leave([(ad, 0), (ad, 1)])
         ad.ticket.end(error)
+
+    def _leave(self, owners: Sequence[Owner]) -> None:
+        """Out of their rows."""
+        if not owners:
+            return
+        for key, group in tuple(self.groups.items()):
+            for owner in [owner for owner in owners if owner in group.owners]:
+                group.leave(owner)
+            if group.shared is not None and not group.owners:
+                del self.groups[key]
+        self._arrange()
 
     def _decode(self, windows: Sequence[Window]) -> tuple[list[list[int]], list[int]]:
         """The words that came out for each ad, and how many of its cells are right. May be done over again."""
@@ -310,6 +327,8 @@ class Scheduler:
                 self._draw_noise(self.ads[number], window)
             noise = self.noise[slot, cell % self.depth]
         codes = sample(logits, self.config.temperature, self.config.image_top_k, noise)
+        if self.known is not None:
+            codes = settle(codes, self.known[slot, cell])
         drafts = self.codes[slot, cell] if count > 1 else None
         self.codes[slot, cell] = codes
         if drafts is None:
@@ -323,7 +342,10 @@ class Scheduler:
 
     def _draft_next(self, slot: int, last: int) -> None:
         """Drafts of the cells that come into the window next: as the last one in it."""
-        self.codes[slot, last + 1 : last + self.most] = self.codes[slot, last]
+        ahead = slice(last + 1, last + self.most)
+        self.codes[slot, ahead] = self.codes[slot, last]
+        if self.known is not None:
+            self.codes[slot, ahead] = settle(self.codes[slot, ahead], self.known[slot, ahead])
 
     def _draw_noise(self, ad: Making, window: Window) -> None:
         """Of whole rows of cells, as far as the window sees."""
