@@ -36,6 +36,7 @@ ORDER = (
     "speed",
     "traffic",
     "ahead",
+    "options",
     "files",
     "demo",
 )

@@ -169,9 +169,7 @@ class GenerateConfig:
     temperature: float = 1.0
     text_top_k: int = 50  # release
     image_top_k: int = 0  # 0: the full softmax (release)
-    guidance_until: float = (
-        1.0  # share of a picture's cells, the first ones, that are guided; steps are narrower then (ours)
-    )
+    guidance_until: float = 1.0  # share of a picture's cells that are guided, the first ones (ours)
     skip_product: bool = False  # cells inside the product get the codes of its own picture and are not sampled (ours)
     skip_margin: int = 0  # cells taken off the product's outline before: what the VQ sees around a cell (ours)
     max_words: int = 64  # tokens of text at most

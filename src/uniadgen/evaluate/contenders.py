@@ -75,7 +75,7 @@ def contenders_of(
     """
     found = []
     for given, (name, generator) in zip(names, models.items(), strict=True):
-        weights = fingerprint_of_model(_folder(given.partition("=")[2] or name))
+        weights = fingerprint_of_model(folder_of(given.partition("=")[2] or name))
         found.append(_own(name, "model", generator, generator, weights))
         for baseline in (b for b in baselines if b in OWN):
             found.append(_own(f"{name} {baseline}", baseline, generator, OWN[baseline](generator), weights))
@@ -87,7 +87,13 @@ def contenders_of(
     return found
 
 
-def _folder(name: str) -> Path:
+def contender_of(name: str, generator: AdGenerator, folder: Path) -> Contender:
+    """A model under a name, with whatever settings; its weights are those of the folder."""
+    return _own(name, "model", generator, generator, fingerprint_of_model(folder))
+
+
+def folder_of(name: str) -> Path:
+    """Where the weights of a model are: a folder, or the shipped model's."""
     return SHIPPED / name if (SHIPPED / name).is_dir() else Path(name)
 
 
