@@ -298,8 +298,8 @@ def evaluate(
         str | None,
         typer.Option(
             help="With commas between: style, words, pasted, text, text_strict, text_english, pbs, checks_picture, "
-            "checks_text, model; product; clip, dinov3, mocov3, pickscore, imagereward, ase with --weights. Default: the first "
-            "ten but text_strict and text_english, where the right answers are known."
+            "checks_text, model; product; clip, dinov3, mocov3, pickscore, imagereward, ase with --weights. Default: "
+            "the first ten but text_strict and text_english, where the right answers are known."
         ),
     ] = None,
     data: Annotated[

@@ -15,7 +15,7 @@ from uniadgen.data.adworld import example_of, shop_of
 from uniadgen.engine.loop import Progress
 from uniadgen.engine.making import Making, Window
 from uniadgen.engine.scheduler import Scheduler
-from uniadgen.pipeline import AdGenerator
+from uniadgen.pipeline import AdGenerator, Asked
 from uniadgen.speed import machine
 
 TOGETHER = (1, 2, 4, 8)
@@ -66,6 +66,18 @@ class Counted(Scheduler):
             self.counts["words" if window.says else "cells"] += (1, ad.fed - before)
 
 
+def make(generator: AdGenerator, asked: Asked) -> tuple[list[Progress], dict[str, np.ndarray]]:
+    """Decodes requests, no prompt of which is remembered from before; also what the steps gave, as it was counted."""
+    generator.engine.prefixes.values.clear()
+    scheduler = Counted(generator, len(asked.seeds))
+    noise = [torch.Generator().manual_seed(seed) for seed in asked.seeds]
+    points = [example.product.selling_points for example in asked.examples]
+    tickets = scheduler.submit(generator.lay_out(asked), noise, points)
+    while scheduler.step():
+        pass
+    return [ticket.latest for ticket in tickets], scheduler.counts
+
+
 class Drafts:
     """Ads for AdWorld's held-out shoppers."""
 
@@ -105,20 +117,13 @@ class Drafts:
 
     def _make(self, numbers: Sequence[int], ahead: int) -> dict[str, np.ndarray]:
         """The ads with these seeds; what their steps gave."""
-        generator = self.generator
-        generator.engine.positions = ahead * len(numbers)
-        generator.engine.prefixes.values.clear()
-        scheduler = Counted(generator, len(numbers))
+        self.generator.engine.positions = ahead * len(numbers)
         examples = [self.examples[number % len(self.examples)] for number in numbers]
-        noise = [torch.Generator().manual_seed(number) for number in numbers]
-        points = [example.product.selling_points for example in examples]
-        tickets = scheduler.submit(generator.lay_out(generator.ask(examples, numbers)), noise, points)
-        while scheduler.step():
-            pass
-        for number, ticket in zip(numbers, tickets, strict=True):
-            first, made = self.made.setdefault(number, ticket.latest), ticket.latest
+        ads, counts = make(self.generator, self.generator.ask(examples, numbers))
+        for number, made in zip(numbers, ads, strict=True):
+            first = self.made.setdefault(number, made)
             self.agree &= made.done and first.words == made.words and torch.equal(first.codes, made.codes)
-        return scheduler.counts
+        return counts
 
     @torch.no_grad()
     def _compare_with_cutouts(self) -> tuple[int, int]:

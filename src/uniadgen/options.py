@@ -12,7 +12,7 @@ import torch
 from rich.markup import escape
 from rich.table import Table
 
-from uniadgen.ahead import Counted
+from uniadgen.ahead import make
 from uniadgen.data.whole import write_whole
 from uniadgen.evaluate.contenders import contender_of, folder_of, world_of
 from uniadgen.evaluate.harness import Seeds, measure
@@ -115,7 +115,7 @@ class Bench:
             for turn in range(turns + 1):
                 for name, generator in self.generators.items():
                     began = time.perf_counter()
-                    steps[name].append(make(generator, asked[turn % len(asked)].example, turn))
+                    steps[name].append(steps_of(generator, asked[turn % len(asked)].example, turn))
                     seconds[name].append(time.perf_counter() - began)
                     bar.advance(name)
         return seconds, steps
@@ -140,18 +140,13 @@ def _compact(name: str) -> AdGenerator:
     return generator
 
 
-def make(generator: AdGenerator, example: Example, seed: int) -> int:
-    """One ad, from a request that is not remembered from before; returns in how many steps."""
+def steps_of(generator: AdGenerator, example: Example, seed: int) -> int:
+    """Makes an ad whole, from a request of which nothing is remembered; in how many steps."""
     generator.codes.values.clear()
-    generator.engine.prefixes.values.clear()
     asked = generator.ask([example], [seed])
-    scheduler = Counted(generator, 1)
-    noise = [torch.Generator().manual_seed(seed)]
-    (ticket,) = scheduler.submit(generator.lay_out(asked), noise, [example.product.selling_points])
-    while scheduler.step():
-        pass
-    generator.finish(asked, ticket.latest)
-    return int(sum(steps for steps, _ in scheduler.counts.values()))
+    (made,), counts = make(generator, asked)
+    generator.finish(asked, made)
+    return int(sum(steps for steps, _ in counts.values()))
 
 
 HEADER: Final = ("option", "s/ad", "x default", "steps/ad", *MEASURES.values())

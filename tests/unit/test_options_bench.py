@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from uniadgen import AdGenerator, Click, Product
+from uniadgen.__main__ import app
 from uniadgen.config import override
 from uniadgen.data.cutout import place
 from uniadgen.evaluate.requests import Request
 from uniadgen.evaluate.scorers import SCORERS, Setting
-from uniadgen.options import COMPACT, DEFAULT, HEADER, OPTIONS, Bench, make, rows, table
+from uniadgen.options import COMPACT, DEFAULT, HEADER, OPTIONS, Bench, rows, steps_of, table
 from uniadgen.records import Ad, Example
 
 
@@ -57,7 +59,7 @@ def test_an_ad_is_made_in_as_many_steps_as_are_told(
 ) -> None:
     calls, step = [], generator.engine.step
     monkeypatch.setattr(generator.engine, "step", lambda *args: calls.append(args) or step(*args))
-    assert make(generator, Example(product, clicks), 0) == len(calls) > 0
+    assert steps_of(generator, Example(product, clicks), 0) == len(calls) > 0
 
 
 # settings
@@ -77,10 +79,27 @@ def test_other_settings_are_of_the_same_model_and_engine(
 
 
 def test_settings_of_the_weights_must_stay(generator: AdGenerator) -> None:
-    with pytest.raises(ValueError, match="got the setting model.compact, expected one of generate"):
+    with pytest.raises(ValueError, match=r"got the setting model.compact, expected one of generate"):
         generator.with_settings({"model.compact": True})
     with pytest.raises(ValueError, match="did you mean 'guidance_until'"):
         generator.with_settings({"generate.guidance_til": 0.5})
+
+
+def test_the_command_line_takes_settings_of_sampling_alone(tiny_run: Path, product: Product, tmp_path: Path) -> None:
+    product.cutout.save(tmp_path / "mug.png")
+    said = ["--product", str(tmp_path / "mug.png"), "--description", "A red mug.", "--point", "kitchen mug"]
+    said = ["generate", *said, "--model", str(tiny_run), "--out", str(tmp_path / "ad.png")]
+    result = CliRunner().invoke(app, [*said, "--set", "generate.skip_product=true"])
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "ad.json").read_text())["skip_product"] is True
+    for setting, answer in (
+        ("data.num_clicks=2", "got the setting data.num_clicks, expected one of generate.: the others belong"),
+        ("generate.guidance_until=2", "generate.guidance_until is 2.0, expected a share in [0, 1]"),
+        ("generate.skip_margin=-1", "generate.skip_margin is -1, expected 0 cells or more"),
+    ):
+        result = CliRunner().invoke(app, [*said, "--set", setting])
+        assert result.exit_code == 2
+        assert answer in " ".join(result.output.split())
 
 
 # how true the product is
