@@ -66,6 +66,9 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change any knob of the recipe, e.g. --set train.steps=50. Repeatable."),
 ]
+Parts = Annotated[
+    str | None, typer.Option(help="`nano`, or a folder of weights: its tokenizer and VQ are taken, not trained.")
+]
 Out = Annotated[Path, typer.Option(help="Where to write. PNG, WebP or JPEG.")]
 Threads = Annotated[
     int, typer.Option(min=0, max=1024, help="Threads; 0: one for each core, one alone where the machine is busy.")
@@ -163,6 +166,7 @@ def train(
         Path | None,
         typer.Option(help="A store of examples: `uniadgen data encode`; for PBS a folder of pictures per product."),
     ] = None,
+    parts: Parts = None,
     settings: Settings = None,
 ) -> None:
     """Train a recipe. Stop it at any time and run it again: it goes on to the bit.
@@ -191,7 +195,7 @@ def train(
     elif config.model.lora_rank == 0:
         from uniadgen.train.nano import train_recipe
 
-        print(f"weights: {train_recipe(config, out or Path('runs') / name)}")
+        print(f"weights: {train_recipe(config, out or Path('runs') / name, parts=weights_in(parts))}")
     elif base is None or dinov2 is None or data is None:
         raise ValueError(f"recipe {name} fine-tunes a base, expected --base, --dinov2 and --data")
     else:
@@ -371,7 +375,9 @@ def evaluate(
 @app.command()
 @plainly
 def reproduce(
-    what: Annotated[str, typer.Argument(metavar="TABLE", help="table1, table2, table3, table4 or fig2d of the paper.")],
+    what: Annotated[
+        list[str], typer.Argument(metavar="TABLE...", help="table1, table2, table3, table4 or fig2d of the paper.")
+    ],
     out: Annotated[
         Path, typer.Option(help="The folder for models, ads and tables; a run that was stopped goes on.")
     ] = (Path("reproduction")),
@@ -381,6 +387,10 @@ def reproduce(
             help="A run of nano whose pictures, tokenizer and VQ all models take. Default: made once, in OUT."
         ),
     ] = None,
+    parts: Parts = None,
+    at_once: Annotated[
+        int, typer.Option(min=1, max=64, help="Models trained side by side, as a GPU that nano does not fill can.")
+    ] = 1,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Of every model's training; the table says so. Default: its recipe's.")
     ] = None,
@@ -398,8 +408,10 @@ def reproduce(
     Example: uniadgen reproduce table2 --stock runs/nano --steps 500 --requests 100 --out reproduction
     """
     files.check_folder(out)
-    if what == "fig2d":
+    if "fig2d" in what:
         fig2d(out)
+    tables = [name for name in dict.fromkeys(what) if name != "fig2d"]
+    if not tables:
         return
     from uniadgen.evaluate.harness import Seeds
     from uniadgen.evaluate.reproduce import Reproduction
@@ -408,14 +420,24 @@ def reproduce(
     changed = parse_overrides(settings or [])
     how = Reproduction(
         stock=stock,
+        parts=weights_in(parts),
+        at_once=at_once,
         steps=steps,
         requests=requests,
         seeds=Seeds(seed, seeds),
         weights=folders_in(weights),
         settings=changed,
     )
-    Console().print(make_again(what, out, how).table())
-    print(out / f"{what}.md")
+    for name, made in zip(tables, make_again(tables, out, how), strict=True):
+        Console().print(made.table())
+        print(out / f"{name}.md")
+
+
+def weights_in(name: str | None) -> Path | None:
+    """The folder of weights of that name."""
+    from uniadgen.model.weights import find
+
+    return None if name is None else find(name)
 
 
 def folders_in(weights: list[str] | None) -> dict[str, str]:
@@ -878,9 +900,43 @@ def bench_options(
     from uniadgen.options import Bench, table
 
     use_threads(threads)
-    report = Bench(model, compact, requests).measure(turns, out)
+    report = Bench(out, model, compact, requests).measure(turns)
     report.save(out)
     Console().print(table(report))
+    print(out)
+
+
+@bench_app.command("gpu")
+@plainly
+def bench_gpu(
+    shape: Annotated[list[str] | None, typer.Option(help="1b, 7b or tiny. Repeatable; 1b and 7b.")] = None,
+    batch: Annotated[list[int] | None, typer.Option(min=1, help="Ads at once. Repeatable; 1, 8 and 32.")] = None,
+    accepted: Annotated[
+        float, typer.Option(min=1, max=16, help="Right cells of a step with drafts: an assumption, not measured here.")
+    ] = 3.0,
+    seconds_budget: Annotated[float, typer.Option(min=1, help="What is not begun by then is not run.")] = 540,
+    device: Annotated[str, typer.Option(help="cuda, or cpu, where tiny alone makes sense.")] = "cuda",
+    out: Annotated[Path, typer.Option(help="Where the figures are written, after every case.")] = Path("gpu.json"),
+) -> None:
+    """Time models of the paper's sizes with random weights on a GPU: steps, whole ads, what the memory allows.
+
+    Example: uniadgen bench gpu --shape 7b --batch 1 --batch 32
+    """
+    files.check_output(out, (".json",))
+    import torch
+
+    from uniadgen.gpubench import GPUBench, table
+    from uniadgen.standin import SHAPES
+
+    shapes = shape or ["1b", "7b"]
+    if unknown := [name for name in shapes if name not in SHAPES]:
+        raise ValueError(f"--shape {unknown[0]}, expected one of {', '.join(SHAPES)}: choose one of them")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("no GPU here, expected one: run it where one is, or `--device cpu --shape tiny`")
+    save = lambda report: files.write_whole(out, report.save)  # noqa: E731
+    bench = GPUBench(torch.device(device), accepted, seconds_budget, functools.partial(print, flush=True), save)
+    report = bench.run(shapes, batch or [1, 8, 32])
+    Console(width=150).print(table(report))
     print(out)
 
 

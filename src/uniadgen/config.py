@@ -150,6 +150,9 @@ class TrainConfig:
     save_every: int = 200  # steps between checkpoints
     seed: int = 0
     threads: int = 0  # torch threads; 0: as many as cores
+    # Processes that make batches ahead of their step; 0: none; -1: some beside a GPU, none elsewhere. Nothing that is
+    # learnt depends on it, so a run may go on with another number.
+    workers: int = field(default=-1, compare=False)
 
     def __post_init__(self) -> None:
         _expect(0 <= self.decay <= 1, "train.decay", self.decay, "a share in [0, 1]")
@@ -158,6 +161,7 @@ class TrainConfig:
             _expect(getattr(self, name) > 0, f"train.{name}", getattr(self, name), "more than 0")
         for name in ("warmup", "weight_decay", "threads", "rows_at_once"):
             _expect(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "0 or more")
+        _expect(self.workers >= -1, "train.workers", self.workers, "0 (none) or more, or -1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -391,7 +395,10 @@ class Recipe:
 
     @classmethod
     def load(cls: type[Saved], path: Path) -> Saved:
-        """Reads what `save` wrote; an unknown or missing field is an error."""
+        """Reads what `save` wrote, now or in an earlier version: a field that is missing has its default.
+
+        So a new knob's default is always what was done before there was one. An unknown field is an error.
+        """
         return _build(cls, json.loads(path.read_text()), path.name)
 
 
@@ -595,11 +602,14 @@ def nearest(name: str, known: list[str]) -> str:
 def _build(kind: Any, values: Any, where: str) -> Any:
     hints = get_type_hints(kind)
     names = {f.name for f in dataclasses.fields(kind)}
+    none = dataclasses.MISSING
+    needed = {f.name for f in dataclasses.fields(kind) if f.default is none and f.default_factory is none}
     if not isinstance(values, dict):
         raise ValueError(f"{where}: got {values!r}, expected an object with the fields {sorted(names)}")
-    if set(values) != names:
-        wrong = sorted(set(values) ^ names)
-        raise ValueError(f"{where}: the fields {wrong} are missing or unknown: this file belongs to another version")
+    if lacking := sorted(needed - set(values)):
+        raise ValueError(f"{where}: the fields {lacking} are missing: this file is damaged, or of something else")
+    if unknown := sorted(set(values) - names):
+        raise ValueError(f"{where}: the fields {unknown} are unknown: this file belongs to a newer version")
     built = {}
     for name, value in values.items():
         inner = next(

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from uniadgen.ahead import make
 from uniadgen.data.whole import write_whole
-from uniadgen.evaluate.contenders import contender_of, folder_of, world_of
+from uniadgen.evaluate.contenders import contender_of, world_of
 from uniadgen.evaluate.harness import Seeds, measure
 from uniadgen.evaluate.measures import Setting, measure_of
 from uniadgen.evaluate.report import clean, markdown_of
@@ -81,8 +81,8 @@ class Report:
 class Bench:
     """A model with each of the options, for AdWorld's held-out shoppers. Ads are kept in a folder, as evaluate does."""
 
-    def __init__(self, name: str, compact: str = "", number: int = 100) -> None:
-        self.name, self.compact = name, compact
+    def __init__(self, folder: Path, name: str, compact: str = "", number: int = 100) -> None:
+        self.folder, self.name, self.compact = folder, name, compact
         default = AdGenerator.from_pretrained(name)
         self.generators = {DEFAULT: default}
         self.generators |= {option: default.with_settings(changes) for option, changes in OPTIONS.items()}
@@ -90,12 +90,12 @@ class Bench:
             self.generators[COMPACT] = _compact(compact)
         side = default.config.data.image_size
         self.world = world_of({name: default} | ({compact: self.generators[COMPACT]} if compact else {}))
-        self.requests = WorldRequests(self.world, side, number)
+        self.requests = WorldRequests(self.world, side, number, 0, folder / "requests")
 
-    def measure(self, turns: int, folder: Path) -> Report:
+    def measure(self, turns: int) -> Report:
         """Every option makes `turns` ads, and one before that does not count; then all ads are made and scored."""
         seconds, steps = self._time(turns)
-        lines = self._judge(folder)
+        lines = self._judge()
         options = []
         for name in self.generators:
             mine, first = seconds[name][1:], seconds[DEFAULT][1:]
@@ -120,15 +120,14 @@ class Bench:
                     bar.advance(name)
         return seconds, steps
 
-    def _judge(self, folder: Path) -> list[Line]:
+    def _judge(self) -> list[Line]:
         """What evaluate says of every option, with the default as the reference."""
         contenders = []
         for name, generator in self.generators.items():
-            weights = folder_of(self.compact if name == COMPACT else self.name)
-            contenders.append(contender_of(name, generator, weights))
+            contenders.append(contender_of(name, generator, self.compact if name == COMPACT else self.name))
         scorers = scorers_of(SCORERS, Setting(self.world))
-        measured = measure(contenders, self.requests, scorers, folder / "ads", Seeds())
-        return summarise(measured, contenders, DEFAULT)
+        measured = measure(contenders, self.requests, scorers, self.folder / "ads", Seeds())
+        return summarise(measured, dict.fromkeys(self.generators, "model"), DEFAULT)
 
 
 def _compact(name: str) -> AdGenerator:

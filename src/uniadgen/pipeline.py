@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from uniadgen.config import Config, GenerateConfig, nearest, override
+from uniadgen.config import Config, GenerateConfig, override
 from uniadgen.data import cutout, history
 from uniadgen.data.batch import Batch, Row, collate
 from uniadgen.data.prompt import Layout, Shown
@@ -22,13 +22,12 @@ from uniadgen.engine.engine import Engine, Recent
 from uniadgen.engine.loop import Decoder, Progress
 from uniadgen.engine.together import FastDecoder
 from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration
-from uniadgen.model.weights import load
+from uniadgen.model.weights import find, load
 from uniadgen.records import Ad, Click, Example, Product
 
 ENLARGE = 3  # the ad is this many times the size that the model paints; the product keeps its own detail
 AT_ONCE = 8  # ads of one request that are made together; more only take more memory
 CODED = 4096  # clicked pictures whose codes are kept: at most 64 codes each
-SHIPPED = Path(__file__).parent / "weights"
 
 
 @dataclass(frozen=True)
@@ -83,17 +82,14 @@ class AdGenerator:
         return FastDecoder(self.engine, self.layout, config, seeds, points)
 
     @classmethod
-    def from_pretrained(cls, name: str | Path) -> "AdGenerator":
+    def from_pretrained(cls, name: str | Path, device: torch.device | str | None = None) -> "AdGenerator":
         """Loads a folder of weights, or the shipped model by its name ("nano").
 
+        `device`: by default a GPU, where torch sees one, or the CPU.
         Raises `ValueError` when there is no such folder, or when a tensor is missing, extra or of another shape.
         """
-        shipped = sorted(folder.name for folder in SHIPPED.iterdir()) if SHIPPED.is_dir() else []
-        if name in shipped:
-            return cls(*load(SHIPPED / str(name)))
-        if not Path(name).is_dir():
-            raise ValueError(f"{name}: no such folder of weights, and no shipped model{nearest(str(name), shipped)}")
-        return cls(*load(Path(name)))
+        model, layout, config = load(find(name))
+        return cls(model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), layout, config)
 
     def generate(
         self,

@@ -26,7 +26,7 @@ from uniadgen.engine.reference import Reference
 from uniadgen.engine.released import ReleaseShaped
 from uniadgen.model import weights
 from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration
-from uniadgen.pipeline import SHIPPED, AdGenerator
+from uniadgen.pipeline import AdGenerator
 from uniadgen.records import Click, Example, Product
 
 # Groups of lines; in each, ratios are to its first line.
@@ -87,7 +87,7 @@ class Bench:
 
     def __init__(self, name: str) -> None:
         self.ours = AdGenerator.from_pretrained(name)
-        loaded = weights.load(SHIPPED / name if (SHIPPED / name).is_dir() else Path(name))
+        loaded = weights.load(weights.find(name))
         self.others = {
             "release-shaped loop": Otherwise(*loaded, ReleaseShaped),
             "+ control once a picture": Otherwise(*loaded, ControlOnce),

@@ -12,6 +12,7 @@ from uniadgen.data.batch import Kind
 from uniadgen.data.rows import WINDOW, Rows, Share
 from uniadgen.model import weights
 from uniadgen.train.nano import AdWorldSource, PictureBatches
+from uniadgen.train.prefetch import made_ahead
 from uniadgen.train.words import start, together
 
 
@@ -19,7 +20,8 @@ from uniadgen.train.words import start, together
 def rows(tiny_run, tiny_config) -> Rows:
     """The training rows of the tiny run."""
     stock = render_stock(tiny_config.world, tiny_run.parent / "stock", tiny_config.data.image_size, 1)
-    with np.load(tiny_run.parent / "stock" / "codes.npz") as arrays:
+    (codes,) = (tiny_run.parent / "stock").glob("codes-*.npz")
+    with np.load(codes) as arrays:
         codes = arrays["targets"], arrays["clicks"]
     _, layout, _ = weights.load(tiny_run)
     return Rows(tiny_config, layout, AdWorldSource(tiny_config, stock, *codes))
@@ -122,6 +124,14 @@ def test_processes_share_out_every_step(rows: Rows, tiny_config) -> None:
 def test_a_step_comes_in_batches_of_rows_at_once(rows: Rows, tiny_config) -> None:
     some = Rows(override(tiny_config, {"train.rows_at_once": 3}), rows.layout, rows.source)
     assert [len(batch.ids) for batch in some.batches(1)] == [3, 1]
+
+
+def test_rows_are_the_same_whoever_makes_them(rows: Rows, tiny_config) -> None:
+    some = Rows(override(tiny_config, {"train.rows_at_once": 3}), rows.layout, rows.source)
+    steps = range(3, 2 * WINDOW + 1)
+    for here, there in zip(map(some.batches, steps), made_ahead(some.batches, steps, 2, WINDOW), strict=True):
+        for one, other in zip(here, there, strict=True):
+            assert all(torch.equal(tensor, vars(other)[name]) for name, tensor in vars(one).items())
 
 
 def test_processes_that_do_not_divide_a_step_are_refused(rows: Rows, tiny_config) -> None:

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from metric_models import write_all
 from uniadgen.__main__ import app
+from uniadgen.data import adworld
 from uniadgen.data.listing import read_listing
 from uniadgen.evaluate import harness
 from uniadgen.evaluate.cache import AdCache, fingerprint_of
@@ -27,7 +28,7 @@ from uniadgen.evaluate.listed import ListedRequests
 from uniadgen.evaluate.measures import Measure, Setting
 from uniadgen.evaluate.pictures import PUBLISHED, AgainstTarget
 from uniadgen.evaluate.report import Report, as_markdown, table
-from uniadgen.evaluate.requests import LeftOut, Request
+from uniadgen.evaluate.requests import LeftOut, Request, WorldRequests
 from uniadgen.evaluate.run import Plan
 from uniadgen.evaluate.scorers import ChecksScorer, PastedScorer, TextScorer, scorers_of
 from uniadgen.evaluate.summary import interval_of, summarise
@@ -71,6 +72,32 @@ def test_the_judge_knows_every_style_as_often_as_every_other(rendering: None) ->
     chosen = np.array(StyleJudge._one_of_each_style(shop))
     assert np.bincount(shop.style_indices(chosen), minlength=NUM_STYLES).tolist() == [2] * NUM_STYLES
     assert len(set(chosen)) == 2 * NUM_STYLES
+
+
+# AdWorld's requests
+
+
+def test_what_was_rendered_for_a_request_is_not_rendered_again(tmp_path: Path, tiny_config, monkeypatch) -> None:
+    """Nor where another process asks; a file that was cut short is made anew."""
+    world = tiny_config.world
+    first = WorldRequests(world, 16, 2, 5, tmp_path).load(range(2))
+    (folder,) = tmp_path.iterdir()
+    assert sorted(path.name for path in folder.iterdir()) == ["5.npz", "6.npz"]
+    drawn = []
+    real = adworld.picture_of
+    monkeypatch.setattr(adworld, "picture_of", lambda *what: drawn.append(what) or real(*what))
+    again = WorldRequests(world, 16, 2, 5, tmp_path).load(range(2))
+    assert not drawn
+    assert list(map(fingerprint, again)) == list(map(fingerprint, first))
+    whole = (folder / "6.npz").read_bytes()
+    (folder / "6.npz").write_bytes(whole[: len(whole) // 2])
+    mended = WorldRequests(world, 16, 2, 5, tmp_path).load(range(2))
+    assert drawn and list(map(fingerprint, mended)) == list(map(fingerprint, first))
+    assert (folder / "6.npz").stat().st_size == len(whole)
+
+
+def fingerprint(request: Request) -> tuple[str, str]:
+    return request.shopper, fingerprint_of(request.example)
 
 
 # requests of one's own
@@ -432,8 +459,8 @@ def measured(shoppers: Sequence[str], **values: dict[str, Sequence[float]]) -> M
     return Measured(rows, {name: {k: np.array(v, float) for k, v in found.items()} for name, found in values.items()})
 
 
-def line_up(*names: str) -> list[Contender]:
-    return [contender(name, Painter("red", "x")) for name in names]
+def line_up(*names: str) -> dict[str, str]:
+    return dict.fromkeys(names, "model")
 
 
 RNG = np.random.default_rng(0)

@@ -18,6 +18,7 @@ from checkpoint import saved
 from uniadgen.config import TrainConfig
 from uniadgen.data.batch import collate
 from uniadgen.train.loop import Trainer, checkpoints, learning_rate, train
+from uniadgen.train.muon import Muon
 
 CONFIG = TrainConfig(steps=12, batch_size=2, learning_rate=1e-2, warmup=3, decay=0.5, save_every=4, sample_every=5)
 
@@ -327,6 +328,28 @@ def test_rows_worked_on_one_by_one_give_the_step_of_all_rows_together(
     train(fresh_model, lambda _: one_by_one, config, tmp_path / "alone", what="model")
     for a, b in zip(lines(tmp_path / "together"), lines(tmp_path / "alone"), strict=True):
         assert a == pytest.approx(b, rel=1e-4)
+
+
+def test_muon_is_torchs_for_all_matrices_of_a_shape_at_once() -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(16, 16), (24, 16), (16, 24), (16, 16), (24, 16)]
+    starts = [torch.randn(*shape, generator=generator) for shape in shapes]
+    ours, theirs = ([torch.nn.Parameter(start.clone()) for start in starts] for _ in range(2))
+    frozen = torch.nn.Parameter(torch.ones(16, 16))  # nobody has a gradient for it
+    optimizers = (
+        Muon([*ours, frozen], lr=0.1, weight_decay=0.3),
+        torch.optim.Muon(theirs, lr=0.1, weight_decay=0.3, adjust_lr_fn="match_rms_adamw"),
+    )
+    for _ in range(3):
+        for one, other in zip(ours, theirs, strict=True):
+            one.grad = torch.randn(one.shape, generator=generator)
+            other.grad = one.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for one, other, start in zip(ours, theirs, starts, strict=True):
+        assert (one - start).abs().max() > 0.05
+        torch.testing.assert_close(one, other, rtol=1e-2, atol=2e-3)  # bfloat16, summed in another order
+    assert torch.equal(frozen, torch.ones(16, 16))
 
 
 def test_muon_on_several_processes_is_refused(tmp_path: Path, monkeypatch) -> None:

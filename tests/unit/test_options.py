@@ -69,6 +69,8 @@ def test_every_decoder_makes_the_references_tokens(model, layout: Layout, branch
             Decoder(model, layout, config, seeds, points),
             FastDecoder(Engine(model, positions=1), layout, config, seeds, points),
             FastDecoder(Engine(model, positions=12), layout, config, seeds, points),
+            FastDecoder(Engine(model, positions=1, plain_torch=True), layout, config, seeds, points),
+            FastDecoder(Engine(model, positions=12, plain_torch=True), layout, config, seeds, points),
         ):
             last = ask(decoder, requests, modality)
             made = [Made(w, tuple(c)) for w, c in zip(last.words, last.codes.tolist(), strict=True)]

@@ -30,9 +30,9 @@ def test_every_option_is_timed_and_judged(
 ) -> None:
     named = {"tiny": generator, str(tiny_run): compact}
     monkeypatch.setattr(AdGenerator, "from_pretrained", named.__getitem__)
-    monkeypatch.setattr("uniadgen.options.folder_of", lambda name: tiny_run)
+    monkeypatch.setattr("uniadgen.evaluate.contenders.find", lambda name: tiny_run)
     monkeypatch.setattr("uniadgen.options.SCORERS", ("words", "text"))  # the judge of styles renders many pictures
-    report = Bench("tiny", str(tiny_run), 2).measure(1, tmp_path)
+    report = Bench(tmp_path, "tiny", str(tiny_run), 2).measure(1)
     report.save(tmp_path)
     assert [option.name for option in report.options] == [DEFAULT, *OPTIONS, COMPACT]
     assert report.options[0].faster == 1 and not report.options[0].changes
@@ -48,10 +48,10 @@ def test_every_option_is_timed_and_judged(
     assert len(list((tmp_path / "ads").glob("*.json"))) >= 2 * len(OPTIONS)  # kept: another run makes none again
 
 
-def test_weights_that_are_not_compact_are_refused(generator: AdGenerator, monkeypatch) -> None:
+def test_weights_that_are_not_compact_are_refused(generator: AdGenerator, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(AdGenerator, "from_pretrained", lambda name: generator)
     with pytest.raises(ValueError, match=r"other was not trained with model.compact, expected weights that were"):
-        Bench("tiny", "other", 2)
+        Bench(tmp_path, "tiny", "other", 2)
 
 
 def test_an_ad_is_made_in_as_many_steps_as_are_told(

@@ -184,7 +184,8 @@ def test_pixels_out_of_range_are_cut() -> None:
 def test_clicks_are_coded_when_served_as_they_were_in_training(generator: AdGenerator, tiny_run, tiny_config) -> None:
     shop = shop_of(tiny_config.world)
     stock = render_stock(tiny_config.world, tiny_run.parent / "stock", tiny_config.data.image_size, 1)
-    with np.load(tiny_run.parent / "stock" / "codes.npz") as arrays:
+    (codes,) = (tiny_run.parent / "stock").glob("codes-*.npz")
+    with np.load(codes) as arrays:
         trained = arrays["clicks"]
     numbers = range(0, len(stock.picture_ids), 4)
     pictures = [picture_of(shop, int(stock.picture_ids[i]), tiny_config.data.image_size).picture for i in numbers]

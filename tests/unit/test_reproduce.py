@@ -1,5 +1,6 @@
 """The paper's tables again: a recipe for each row, what rows share made once, both numbers side by side."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from uniadgen.evaluate.reproduce import Reproduction, reproduce, side_by_side, t
 from uniadgen.evaluate.summary import Difference, Line
 from uniadgen.model import weights
 from uniadgen.recipes import RECIPES, nano, recipe
+from uniadgen.train.loop import keep_config
 from uniadgen.train.nano import train_recipe
 
 # What all rows have: those whose history is not extracted learn no word preference.
@@ -116,12 +118,27 @@ def test_pictures_tokenizer_and_vq_are_taken_from_another_run(
         train_recipe(different, tmp_path / "other", shared)
 
 
+def test_tokenizer_and_vq_are_taken_from_weights(tiny_run: Path, tmp_path: Path, tiny_config: Config) -> None:
+    """Neither is trained; codes of another VQ that lie in the same stock are not taken for these."""
+    shutil.copytree(tiny_run.parent / "stock", tmp_path / "shared" / "stock")
+    keep_config(tiny_config, tmp_path / "shared")
+    config = override(tiny_config, {"train.steps": 1, "words_train.steps": 1})
+    made = train_recipe(config, tmp_path / "run", tmp_path / "shared", tiny_run)
+    assert not (tmp_path / "shared" / "vq").exists() and not (tmp_path / "shared" / "tokenizer").exists()
+    one, other = (weights.load(folder)[0].model.vqmodel.state_dict() for folder in (tiny_run, made))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert (made / "tokenizer.json").read_bytes() == (tiny_run / "tokenizer.json").read_bytes()
+    assert len(list((tmp_path / "shared" / "stock").glob("codes-*.npz"))) == 2  # fp16 weights are another VQ
+    with pytest.raises(ValueError, match=r"model.num_codes is \d+, expected 32 as in nano"):
+        train_recipe(override(config, {"model.num_codes": 32}), tmp_path / "other", parts=tiny_run)
+
+
 def test_a_row_that_is_trained_is_not_trained_again(tiny_run: Path, tmp_path: Path, monkeypatch) -> None:
     settings = {name: str(value) for name, value in SMALL.items()}
     how = Reproduction(stock=tiny_run.parent, steps=1, settings=settings)
     asked = []
 
-    def train(config: Config, folder: Path, shared: Path) -> Path:
+    def train(config: Config, folder: Path, shared: Path, parts: Path | None) -> Path:
         asked.append((config.name, config.train.steps, folder, shared))
         (folder / "weights").mkdir(parents=True)
         config.save(folder / "weights" / "recipe.json")
@@ -148,8 +165,9 @@ def test_a_table_is_trained_measured_and_set_beside_the_papers(tiny_run: Path, t
     monkeypatch.setattr(truth, "JUDGE_JITTERS", 1)
     settings = [f"--set={name}={value}" for name, value in SMALL.items()]
     arguments = ["reproduce", "table1", "--out", str(tmp_path / "again"), "--stock", str(tiny_run.parent)]
-    result = CliRunner().invoke(app, [*arguments, "--steps", "1", "--requests", "10", *settings])
+    result = CliRunner().invoke(app, [*arguments, "--steps", "1", "--requests", "10", "--at-once", "2", *settings])
     assert result.exit_code == 0, result.stderr
+    assert "model 1/1" in (tmp_path / "again" / "runs" / "nano_text" / "log.txt").read_text(encoding="utf-8")
     page = (tmp_path / "again" / "table1.md").read_text(encoding="utf-8")
     assert "trained for 1 steps, not the 3,700 of nano: too few to judge the rows by; 10 requests" in page
     rows = {
@@ -172,8 +190,8 @@ def test_what_differs_is_marked() -> None:
 
     sure = Difference(-0.1, -0.2, -0.05, "paired bootstrap", 0.01, 0.03, 10)
     unsure = Difference(-0.1, -0.2, 0.05, "paired bootstrap", 0.01, 0.06, 10)
-    lines = (line("Ours"), line("w/ PSS", sure), line("Baseline", unsure))
-    settings = {"requests": {"number": 10}, "seeds": 1, "reference": "Ours"}
+    lines = (line("nano"), line("nano_pss", sure), line("nano_baseline", unsure))
+    settings = {"requests": {"number": 10}, "seeds": 1, "reference": "nano"}
     beside = side_by_side(TABLES["table2"], Report(lines, Measured(), settings), [nano()])
     assert "3,700 steps; 10 requests, 1 seed each" in beside.title
     cells = {row[0]: row for row in beside.rows}
@@ -186,4 +204,4 @@ def test_what_differs_is_marked() -> None:
 @pytest.mark.parametrize("name", ["table5", "tabel2"])
 def test_a_table_that_is_not_there_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=rf"unknown table '{name}'.*known: fig2d, table1, table2, table3, table4"):
-        reproduce(name, tmp_path, Reproduction())
+        reproduce([name], tmp_path, Reproduction())

@@ -19,8 +19,9 @@ from uniadgen.data.encode import Making, encode_store
 from uniadgen.data.listing import Listing, read_listing
 from uniadgen.data.plan import locked
 from uniadgen.data.prompt import Layout
-from uniadgen.data.rows import Rows
+from uniadgen.data.rows import WINDOW, Rows
 from uniadgen.data.store import Store, read_manifest, verify
+from uniadgen.train.prefetch import made_ahead
 
 
 class Encoder:
@@ -350,12 +351,12 @@ def test_a_run_goes_on_in_the_middle_of_an_epoch(
     """Nine samples, four rows a step: no step but the ninth ends where an epoch does."""
     encode(tmp_path / "out", tiny_config, examples)
 
-    def batches(first: int) -> Iterator[list]:
+    def batches(first: int, workers: int) -> Iterator[list]:
         np.random.seed(first)  # noqa: NPY002 - global state must not matter
         rows = Rows(tiny_config, layout, Store(tmp_path / "out", tiny_config))
-        for step in range(first, 20):
-            yield [(b.ids.tolist(), b.click_codes.tolist(), b.cutout.tolist()) for b in rows.batches(step)]
+        for made in made_ahead(rows.batches, range(first, 20), workers, WINDOW):
+            yield [(b.ids.tolist(), b.click_codes.tolist(), b.cutout.tolist()) for b in made]
 
-    whole = list(batches(0))
-    for first in (1, 5, 11):
-        assert list(batches(first)) == whole[first:]
+    whole = list(batches(0, workers=0))
+    for first, workers in ((1, 0), (5, 2), (11, 1)):
+        assert list(batches(first, workers)) == whole[first:]

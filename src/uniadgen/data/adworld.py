@@ -57,16 +57,25 @@ def cutout_of(shop: Shop, picture_id: int, size: int) -> NDArray[np.uint8]:
     return cutout(solid, in_scene.camera, size)
 
 
-def example_of(shop: Shop, visit: Visit, size: int, cutout_size: int) -> Example:
-    """A visit with its pictures rendered: the request, and the click that really happened as the target."""
+def example_of(
+    shop: Shop, visit: Visit, size: int, cutout_size: int, drawn: dict[str, NDArray[np.uint8]] | None = None
+) -> Example:
+    """A visit with its pictures rendered: the request, and the click that really happened as the target.
+
+    What is `drawn` already is taken from there, and what is not is put there.
+    """
+    drawn = {} if drawn is None else drawn
     language = visit.shopper.language
     target, *history = (shop.creative(i) for i in (visit.target, *visit.history.creative_ids))
-    pictures = {  # a shopper comes back to some pictures: each is rendered once
-        picture_id: Image.fromarray(picture_of(shop, picture_id, size).picture)
-        for picture_id in {creative.picture_id for creative in (target, *history)}
-    }
+    picture_ids = {creative.picture_id for creative in (target, *history)}
+    for picture_id in picture_ids:  # a shopper comes back to some pictures: each is rendered once
+        if str(picture_id) not in drawn:
+            drawn[str(picture_id)] = picture_of(shop, picture_id, size).picture
+    if "cutout" not in drawn:
+        drawn["cutout"] = cutout_of(shop, target.picture_id, cutout_size)
+    pictures = {picture_id: Image.fromarray(drawn[str(picture_id)]) for picture_id in picture_ids}
     product = Product(
-        Image.fromarray(cutout_of(shop, target.picture_id, cutout_size)),
+        Image.fromarray(drawn["cutout"]),
         target.product.description(language),
         target.product.selling_points(language),
     )

@@ -19,6 +19,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+LENGTHS = 32  # in training, sequences are multiples of it: for every new length a GPU has to find its kernels anew
+
 
 class Kind(IntEnum):
     """What stands at a position. IMAGE ids are codes of the image vocabulary, all others ids of the tokenizer."""
@@ -78,9 +80,10 @@ class Batch:
         """Positions whose NEXT token is an image code (Eq. 3): the `<image>` token and all codes but the last."""
         return torch.nn.functional.pad(self.kind[:, 1:] == Kind.IMAGE, (0, 1))
 
-    def only(self, stays: Bool[Tensor, "B S"]) -> "Batch":
-        """Without the other positions, as if they had never been there: rows are padded anew."""
-        order = stays.long().argsort(dim=1, stable=True)[:, -int(stays.sum(-1).max()) :]
+    def only(self, stays: Bool[Tensor, "B S"], multiple: int = 1) -> "Batch":
+        """Without the other positions, as if they had never been there: rows are padded anew, to a multiple."""
+        length = -(-int(stays.sum(-1).max()) // multiple) * multiple
+        order = stays.long().argsort(dim=1, stable=True)[:, -length:]
         ids, kind = self.ids.masked_fill(~stays, 0), self.kind.masked_fill(~stays, Kind.PAD)
         return replace(self, ids=ids.gather(1, order), kind=kind.gather(1, order))
 
@@ -89,9 +92,9 @@ class Batch:
         return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
 
-def collate(rows: Sequence[Row], pad_id: int) -> Batch:
-    """Pads rows to one batch: sequences on the left, clicks and their words on the right."""
-    length = max(len(row.ids) for row in rows)
+def collate(rows: Sequence[Row], pad_id: int, multiple: int = 1) -> Batch:
+    """Pads rows to one batch: sequences on the left, to a multiple, clicks and their words on the right."""
+    length = -(-max(len(row.ids) for row in rows) // multiple) * multiple
     num_clicks = max(len(row.click_ids) for row in rows)
     num_words = max((len(ids) for row in rows for ids in row.click_ids), default=0)
     shown = next((row for row in rows if len(row.click_ids)), rows[0])

@@ -21,7 +21,7 @@ def processes(number: int) -> Iterator[Execute]:
         yield lambda task, arguments: (task(*each) for each in arguments)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(number, mp_context=context, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(number, mp_context=context, initializer=end_with_parent) as pool:
 
         def execute(task: Task, arguments: Sequence[tuple[Any, ...]]) -> Iterator[int]:
             futures = [pool.submit(task, *each) for each in arguments]
@@ -71,7 +71,7 @@ def on_ray(address: str) -> Iterator[Execute]:
         ray.shutdown()
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """A worker whose parent was killed ends too, so that nothing is written behind the back of the next build."""
     parent = multiprocessing.parent_process()
     assert parent is not None, "only workers call this"

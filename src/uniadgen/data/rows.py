@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uniadgen.config import Config
-from uniadgen.data.batch import Batch, Row, collate
+from uniadgen.data.batch import LENGTHS, Batch, Row, collate
 from uniadgen.data.cutout import premultiplied
 from uniadgen.data.history import SAMPLERS, Scores, similarity
 from uniadgen.data.prompt import Layout, Shown, Target
@@ -85,7 +85,8 @@ class Rows:
         """This process's rows of a step, at most `train.rows_at_once` in each batch."""
         own = [row for _, row in self._own(step)]
         at_once = self.config.train.rows_at_once or len(own)
-        return [collate(own[i : i + at_once], self.layout.pad_id) for i in range(0, len(own), at_once)]
+        pad = self.layout.pad_id
+        return [collate(own[i : i + at_once], pad, LENGTHS) for i in range(0, len(own), at_once)]
 
     def numbers(self, step: int) -> list[int]:
         """Which samples this process works on in a step."""

@@ -24,7 +24,10 @@ class CompiledStep:
 
     def __init__(self, layers: Layers) -> None:
         self.layers = layers
-        self.parameters = tuple(tuple(numbers(tensor) for tensor in layer[:6]) for layer in layers.layers)
+        self.parameters = tuple(
+            tuple(numbers(x) for x in (one.norm, one.qkv.T, one.out, one.second_norm, one.gate_up.T, one.down))
+            for one in layers.layers
+        )
         self.sites = np.array([-1 if layer.site is None else layer.site for layer in layers.layers])
         self.pool = ThreadPoolExecutor(cpu_count())
 

@@ -4,12 +4,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from functools import partial
 from threading import Lock
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 
 from uniadgen.engine.compiled import CompiledStep
-from uniadgen.engine.layers import Layers, Prefix, transpose
+from uniadgen.engine.graphed import GraphedStep
+from uniadgen.engine.layers import Head, Layers, Prefix, laid_out
+from uniadgen.engine.precision import EIGHT_BIT, Precision
 from uniadgen.engine.slots import step
 from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration
 
@@ -46,19 +48,42 @@ class Engine:
 
     From then on the model is not to be trained, moved or cast; make a new engine for it where it is.
     `positions` of a step, at most: drafts are verified where there are fewer ads than that. 1: no drafts. Never does it
-    change what comes out.
+    change what comes out. `precision` does: a little. With `plain_torch` a step on a GPU needs no Triton, and is
+    slower.
     """
 
-    def __init__(self, model: UniAdGenForConditionalGeneration, positions: int | None = None) -> None:
-        self.model = model.eval()
-        self.layers = Layers(model.model.language_model, model.config)
-        self.step = CompiledStep(self.layers) if CompiledStep.serves(self.layers) else partial(step, self.layers)
-        transpose([model.lm_head, model.model.generation_head.vision_head])
+    def __init__(
+        self,
+        model: UniAdGenForConditionalGeneration,
+        positions: int | None = None,
+        precision: Precision | None = None,
+        plain_torch: bool = False,
+    ) -> None:
+        self.model, self.precision = model.eval(), precision or Precision()
+        self.precision.check(model.device)
+        narrow = self.precision.weights == "fp8"
+        self.layers = Layers(model.model.language_model, model.config, narrow)
+        self.step = self._step(plain_torch)
+        model.lm_head.weight.data = laid_out(model.lm_head.weight.data)
+        self.image_logits = Head(model.model.generation_head, self.layers, narrow)
         with torch.no_grad():
             codes = torch.arange(model.config.vq_config.num_embeddings, device=self.device)
             self.codes = model.prepare_embeddings_for_image_generation(codes)  # (Q, D)
         self.prefixes: Recent[Prefix] = Recent(KEPT)
+        self.paintings: Recent[Any] = Recent(KEPT)
         self.positions = positions or POSITIONS.get(self.device.type, 1)
+
+    def _step(self, plain_torch: bool) -> Any:
+        on_gpu = self.device.type == "cuda"
+        if not (on_gpu or plain_torch or self.precision.in_eight_bits):
+            return CompiledStep(self.layers) if CompiledStep.serves(self.layers) else partial(step, self.layers)
+        return GraphedStep(self.layers, plain_torch or not on_gpu)
+
+    def tune(self, rows: int) -> None:
+        """Finds out how so many rows are multiplied fastest on a GPU, by the layers' weights and by the head's."""
+        self.layers.tune(rows)
+        for weight in self.image_logits.weights:
+            self.layers.operations.tune(rows, [weight])
 
     @property
     def device(self) -> torch.device:
@@ -66,7 +91,11 @@ class Engine:
         return self.layers.norm.device
 
     @property
+    def cache_dtype(self) -> torch.dtype:
+        """Of keys and values in slots."""
+        return EIGHT_BIT if self.precision.cache == "fp8" else self.codes.dtype
+
+    @property
     def num_bytes(self) -> int:
         """Of the parameters that a step of the image stage reads."""
-        head = self.model.model.generation_head.parameters()
-        return self.layers.num_bytes + sum(p.numel() * p.element_size() for p in head)
+        return self.layers.num_bytes + self.image_logits.num_bytes

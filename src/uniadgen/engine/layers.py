@@ -1,6 +1,6 @@
 """The decoder's layers: transformers' parameters, joined, and no other code; whoever steps keeps keys and values."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -9,11 +9,15 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import LlamaModel
 
+from uniadgen.engine.precision import Scaled, scaled
 from uniadgen.model.configuration import UniAdGenConfig
 from uniadgen.model.foreground import control_sites
 
 # (number of the layer, queries, keys, values), each (L, heads, d) -> what the queries found, (L, heads, d)
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+
+
+TUNED = 8  # layers whose weights are multiplied when the fastest way is looked for: more than a cache holds
 
 
 class Prefix(NamedTuple):
@@ -24,21 +28,53 @@ class Prefix(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """Parameters of one layer. `qkv` (D, 3 D) and `gate_up` (D, 2 I) are joined, the others are as they were."""
+    """Parameters of one layer, weights (out, k). `qkv` (3 D, D) and `gate_up` (2 I, D) are joined."""
 
     norm: Tensor
-    qkv: Tensor
-    out: Tensor
+    qkv: Tensor | Scaled
+    out: Tensor | Scaled
     second_norm: Tensor
-    gate_up: Tensor
-    down: Tensor
+    gate_up: Tensor | Scaled
+    down: Tensor | Scaled
     site: int | None  # which part of the control vectors is added to what comes in
 
 
-class Layers:
-    """All layers of a decoder and its last norm. Sees no cache: `attend` keeps keys and values."""
+class Operations:
+    """What a layer is made of, in torch."""
 
-    def __init__(self, decoder: LlamaModel, config: UniAdGenConfig) -> None:
+    def norm(self, x: Float[Tensor, "L D"], weight: Float[Tensor, "D"], eps: float) -> Float[Tensor, "L D"]:
+        """Root mean square norm."""
+        return torch.rms_norm(x, weight.shape, weight, eps)
+
+    def turn(
+        self, heads: Float[Tensor, "L h d"], cos: Float[Tensor, "L 1 d"], sin: Float[Tensor, "L 1 d"]
+    ) -> Float[Tensor, "L h d"]:
+        """Rotates heads to where they stand; the first half of `sin` is negative."""
+        return torch.addcmul(heads * cos, heads.roll(heads.shape[-1] // 2, -1), sin)
+
+    def gate(self, both: Float[Tensor, "L I2"]) -> Float[Tensor, "L I"]:
+        """silu(gate) up"""
+        gate, up = both.chunk(2, dim=-1)
+        return F.silu(gate) * up
+
+    def product(
+        self, x: Float[Tensor, "L k"], weight: Tensor | Scaled, add: Float[Tensor, "..."] | None = None
+    ) -> Float[Tensor, "L out"]:
+        """x W', and `add` to it."""
+        rows = weight.restored(x.dtype) if isinstance(weight, Scaled) else weight
+        return x @ rows.T if add is None else torch.addmm(add, x, rows.T)
+
+    def tune(self, rows: int, weights: Sequence[Tensor | Scaled]) -> None:
+        """Finds the fastest way to multiply so many rows by weights of that shape: here there is only one."""
+
+
+class Layers:
+    """All layers of a decoder and its last norm. Sees no cache: `attend` keeps keys and values.
+
+    With `in_eight_bits` the weights become that, and the decoder's own linears are left empty.
+    """
+
+    def __init__(self, decoder: LlamaModel, config: UniAdGenConfig, in_eight_bits: bool = False) -> None:
         text = config.text_config
         if text.num_key_value_heads != text.num_attention_heads:
             raise ValueError(
@@ -49,26 +85,32 @@ class Layers:
         self.rotary = decoder.rotary_emb
         self.norm = decoder.norm.weight
         sites = control_sites(config)
-        self.layers = [self._layer(layer, sites.get(number)) for number, layer in enumerate(decoder.layers)]
+        self.operations = Operations()
+        self.layers = [
+            self._layer(layer, sites.get(number), in_eight_bits) for number, layer in enumerate(decoder.layers)
+        ]
         self.angles = self._rotations(1)
 
     @staticmethod
-    def _layer(layer: Any, site: int | None) -> Layer:
+    def _layer(layer: Any, site: int | None, in_eight_bits: bool) -> Layer:
         attention, mlp = layer.self_attn, layer.mlp
-        return Layer(
-            layer.input_layernorm.weight,
-            join(attention.q_proj, attention.k_proj, attention.v_proj),
-            only_weight(attention.o_proj),
-            layer.post_attention_layernorm.weight,
-            join(mlp.gate_proj, mlp.up_proj),
-            only_weight(mlp.down_proj),
-            site,
+        groups = (
+            (attention.q_proj, attention.k_proj, attention.v_proj),
+            (attention.o_proj,),
+            (mlp.gate_proj, mlp.up_proj),
+            (mlp.down_proj,),
         )
+        weights = [join(*group) if len(group) > 1 else only_weight(*group) for group in groups]
+        if in_eight_bits:
+            weights = [narrow(weight, *group) for weight, group in zip(weights, groups, strict=True)]
+        qkv, out, gate_up, down = weights
+        norm, second_norm = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
+        return Layer(norm, qkv, out, second_norm, gate_up, down, site)
 
     @property
     def num_bytes(self) -> int:
         """Of all parameters that one step reads."""
-        return sum(x.numel() * x.element_size() for layer in self.layers for x in layer if isinstance(x, Tensor))
+        return sum(size_of(x) for layer in self.layers for x in layer if isinstance(x, (Tensor, Scaled)))
 
     def reserve(self, positions: int) -> None:
         """Makes rotations for positions below this number, where there are fewer."""
@@ -92,21 +134,26 @@ class Layers:
         """Hidden states of L positions, of one row or of as many rows: only `attend` knows."""
         size, width = x.shape
         cos, sin = self.angles[0][position], self.angles[1][position]
-        half = cos.shape[-1] // 2
+        ops = self.operations
         for number, layer in enumerate(self.layers):
             if control is not None and layer.site is not None:
                 x = x + control[:, layer.site * width : (layer.site + 1) * width]
-            qkv = (self.rms(x, layer.norm) @ layer.qkv).view(size, 3 * self.heads, -1)
-            turning = qkv[:, : 2 * self.heads]
-            turned = torch.addcmul(turning * cos, turning.roll(half, -1), sin)
+            qkv = ops.product(self.rms(x, layer.norm), layer.qkv).view(size, 3 * self.heads, -1)
+            turned = ops.turn(qkv[:, : 2 * self.heads], cos, sin)
             found = attend(number, turned[:, : self.heads], turned[:, self.heads :], qkv[:, 2 * self.heads :])
-            x = torch.addmm(x, found.reshape(size, width), layer.out.T)
-            gate, up = (self.rms(x, layer.second_norm) @ layer.gate_up).chunk(2, dim=-1)
-            x = torch.addmm(x, F.silu(gate) * up, layer.down.T)
+            x = ops.product(found.reshape(size, width), layer.out, x)
+            both = ops.product(self.rms(x, layer.second_norm), layer.gate_up)
+            x = ops.product(ops.gate(both), layer.down, x)
         return self.rms(x, self.norm)
 
+    def tune(self, rows: int) -> None:
+        """Finds out how so many rows are multiplied fastest; what was found is kept."""
+        for kind in ("qkv", "out", "gate_up", "down"):
+            self.operations.tune(rows, [getattr(layer, kind) for layer in self.layers[:TUNED]])
+
     def rms(self, x: Tensor, weight: Tensor) -> Tensor:
-        return torch.rms_norm(x, weight.shape, weight, self.eps)
+        """The layers' norm."""
+        return self.operations.norm(x, weight, self.eps)
 
     def read(self, embeds: Float[Tensor, "S D"]) -> Prefix:
         """A prompt, all at once."""
@@ -126,23 +173,62 @@ class Layers:
         return kept
 
 
-def join(*linears: nn.Module) -> Float[Tensor, "D out"]:
-    """Weights side by side, as rows are multiplied with fastest on a CPU. Held once: the linears now look into it."""
+class Head:
+    """The head that scores image codes, its weights held as those of the layers are."""
+
+    def __init__(self, head: Any, layers: Layers, in_eight_bits: bool = False) -> None:
+        self.layers, self.activation = layers, head.activation_fn
+        linears = head.proj_out, head.vision_head
+        self.weights: list[Tensor | Scaled] = [laid_out(linear.weight.data) for linear in linears]
+        self.biases = [linear.bias.data for linear in linears]
+        for number, linear in enumerate(linears):
+            linear.weight.data = self.weights[number]
+            if in_eight_bits:
+                self.weights[number] = narrow(linear.weight.data, linear)
+
+    def __call__(self, hidden: Float[Tensor, "L D"]) -> Float[Tensor, "L Q"]:
+        """Scores of the next image code."""
+        product = self.layers.operations.product
+        inner = self.activation(product(hidden, self.weights[0], self.biases[0]))
+        return product(inner, self.weights[1], self.biases[1])
+
+    @property
+    def num_bytes(self) -> int:
+        """Of its parameters."""
+        return sum(size_of(x) for x in (*self.weights, *self.biases))
+
+
+def join(*linears: nn.Module) -> Float[Tensor, "out k"]:
+    """Weights one below the other. Held once: the linears now look into it."""
     weights = [only_weight(linear) for linear in linears]
-    joined = torch.cat([weight.T for weight in weights], dim=1).contiguous()
-    for linear, part in zip(linears, joined.split([len(weight) for weight in weights], dim=1), strict=True):
-        linear.weight.data = part.T
+    joined = laid_out(torch.cat(weights))
+    for linear, part in zip(linears, joined.split([len(weight) for weight in weights]), strict=True):
+        linear.weight.data = part
     return joined
 
 
-def transpose(linears: Iterable[nn.Linear]) -> None:
-    """The same numbers, laid out as few rows are multiplied with fastest on a CPU."""
+def narrow(weight: Float[Tensor, "out k"], *linears: nn.Module) -> Scaled:
+    """The weight in eight bits; the linears that held it hold nothing from now on."""
+    narrowed = scaled(weight)
     for linear in linears:
-        linear.weight.data = linear.weight.data.T.contiguous().T
+        linear.weight.data = weight.new_empty(0)
+    return narrowed
+
+
+def laid_out(weight: Float[Tensor, "out k"]) -> Float[Tensor, "out k"]:
+    """The same numbers, laid out as few rows are multiplied with fastest: on a CPU transposed."""
+    return weight.T.contiguous().T if weight.device.type == "cpu" else weight.contiguous()
+
+
+def size_of(weight: Tensor | Scaled) -> int:
+    """Bytes."""
+    return weight.num_bytes if isinstance(weight, Scaled) else weight.numel() * weight.element_size()
 
 
 def only_weight(linear: nn.Module) -> Tensor:
     """The weight of a plain linear layer; `ValueError` where there is more to it."""
     if type(linear) is not nn.Linear or linear.bias is not None:
         raise ValueError(f"a {type(linear).__name__} in the decoder, expected plain weights: `uniadgen merge` first")
+    if not linear.weight.numel():
+        raise ValueError("weights that another engine turned to eight bits, expected whole ones: load the model again")
     return linear.weight.data

@@ -62,7 +62,7 @@ class Decoder:
 
         `modality` is what to make of this batch: by default, all that the config has. A text made before stays.
         """
-        modality = modality or self.layout.config.data.modality
+        modality, batch = modality or self.layout.config.data.modality, batch.to(self.model.device)
         self.num_branches = len(batch.ids) // self.num_requests
         self._read(batch, modality)
         codes = torch.zeros(self.num_requests, 0, dtype=torch.long)

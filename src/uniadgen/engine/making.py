@@ -77,9 +77,19 @@ class Making:
         return self.writing or self.cell < self.guided_cells
 
     @property
+    def end(self) -> int:
+        """Cells up to this one are painted alike: no step is guided in part."""
+        return self.guided_cells if self.guided else self.cells
+
+    @property
     def done(self) -> bool:
         """Nothing is left to be made."""
         return not self.writing and self.cell == self.cells
+
+    @property
+    def paints_on(self) -> bool:
+        """Whether all that it feeds from now on are the codes of its own cells."""
+        return not self.writing and not self.pending and 0 < self.cell < self.cells
 
     def join(self, slot: int, lengths: Sequence[int]) -> None:
         """Takes a slot. Its prompts, so long, have been read: the generator's next numbers are the answer's."""
@@ -96,8 +106,7 @@ class Making:
         if len(known) < len(self.pending):
             return Window(known, [nothing] * len(known), len(known))
         sure = max(len(known), 1)
-        end = self.guided_cells if self.guided else self.cells  # no step is guided in part
-        paints = min(most - sure + 1, end - self.cell)
+        paints = min(most - sure + 1, self.end - self.cell)
         cells = [nothing] * (sure - 1) + list(range(self.cell, self.cell + paints))
         return Window(known + [0] * (len(cells) - len(known)), cells, sure, paints=paints)
 
@@ -154,3 +163,8 @@ class Making:
         self.pending = self.pending[window.sure :]
         self.fed += window.sure + max(right - 1, 0)
         self.cell += right
+
+    def paint_until(self, cell: int) -> None:
+        """The cells before this one have been painted, and those before them fed."""
+        self.fed += cell - self.cell
+        self.cell = cell

@@ -16,16 +16,19 @@ from uniadgen.config import GenerateConfig
 from uniadgen.data.batch import Batch
 from uniadgen.data.prompt import Layout
 from uniadgen.engine.engine import Engine
+from uniadgen.engine.graphed import GraphedStep
 from uniadgen.engine.layers import Prefix
 from uniadgen.engine.lookup import Lookup
 from uniadgen.engine.loop import Progress
 from uniadgen.engine.making import Making, Window
+from uniadgen.engine.painting import Canvas, painting
 from uniadgen.engine.reading import Read, read
 from uniadgen.engine.sampling import draw, guide, sample, settle
 from uniadgen.engine.slots import Slots
 from uniadgen.engine.ticket import QueueFull, Ticket
 
 MOST = 16  # positions of one ad in a step: of more drafts hardly one is right
+UNSEEN = 4  # steps with drafts that a GPU takes before the host looks how many were right
 Owner = tuple[Making, int]  # of a row: an ad, and which branch of guidance
 
 
@@ -67,11 +70,14 @@ class Scheduler:
         self.cells, size = layout.config.cells, layout.config.model.num_codes
         self.side = round(self.cells**0.5)
         self.device = engine.device
-        self.codes = torch.zeros(num_slots, self.cells, dtype=torch.long, device=self.device)
-        self.depth = self.side * (1 + math.ceil((self.most - 1) / self.side))  # cells whose noise is kept
+        self.on_device = isinstance(engine.step, GraphedStep)  # it paints by itself
+        # With place for drafts beyond the last cell.
+        self.codes = torch.zeros(num_slots, self.cells + 2 * self.most, dtype=torch.long, device=self.device)
+        unseen = self.most * UNSEEN if self.on_device else self.most
+        self.depth = self.side * (1 + math.ceil((unseen - 1) / self.side))  # cells whose noise is kept
         self.noise = torch.zeros(num_slots, self.depth, size, device=self.device)
         self.control: Tensor | None = None  # (2 slots, K + 1, C): the last cell is none, and has none
-        self.known: Tensor | None = None  # (slots, K): codes of cells that are not sampled, -1 for others
+        self.known: Tensor | None = None  # (slots, K + drafts): codes of cells that are not sampled, -1 for others
         self.alike: Tensor | None = None  # (2 slots, V), where the model has a word preference
         if self.model.config.word_preference:
             self.alike = torch.zeros(2 * num_slots, self.model.config.text_config.vocab_size, device=self.device)
@@ -118,6 +124,12 @@ class Scheduler:
         self._let_go()
         self._admit()
         self._leave([(ad, 1) for ad in self.ads if not ad.guided and (ad, 1) in self.row_of])
+        if self.on_device and self.ads and all(ad.paints_on for ad in self.ads):
+            try:
+                self._paint_on()
+            except Exception as error:
+                self._end(self.ads[-1], error)
+            return True
         windows = self._windows()
         if not windows:
             return bool(self.waiting)
@@ -135,14 +147,54 @@ class Scheduler:
 
     def _windows(self) -> list[Window]:
         """What each ad feeds: the fewer there are, the more drafts."""
-        ahead = max(1, min(self.positions // max(len(self.ads), 1), self.most))
         windows = []
         for ad in tuple(self.ads):
             try:
-                windows.append(ad.window(ahead))
+                windows.append(ad.window(self._ahead))
             except Exception as error:
                 self._end(ad, error)
         return windows
+
+    @property
+    def _ahead(self) -> int:
+        """Positions of each ad in a step."""
+        return max(1, min(self.positions // max(len(self.ads), 1), self.most))
+
+    def _paint_on(self) -> None:
+        """Some cells of all pictures, while nobody wants anything else: the host looks only when they are there."""
+        count = self._ahead
+        steps = UNSEEN if count > 1 else min(min(self.side - ad.cell % self.side, ad.end - ad.cell) for ad in self.ads)
+        for ad in self.ads:
+            self._draw_until(ad, min(ad.cell + steps * count, self.cells))
+        canvas = self._canvas()
+        painting(self.engine, canvas, self.in_use, count, self.cells, self.config).run(canvas, self.in_use, steps)
+        self.codes[self.slot[:, 0]] = canvas.codes
+        before = [ad.cell for ad in self.ads]
+        if count == 1:  # while the GPU paints
+            for ad in self.ads:
+                self._draw_until(ad, min(ad.cell + steps + self.side, self.cells))
+        cells = canvas.cell.tolist() if count > 1 else [cell + steps for cell in before]
+        for ad, cell, earlier in zip(tuple(self.ads), cells, before, strict=True):
+            ad.paint_until(cell)
+            self._tell_of(ad, earlier)
+
+    def _canvas(self) -> Canvas:
+        """Where the pictures of all ads stand."""
+        slots = self.slot[:, 0]
+        rows = [[self.row_of.get((ad, branch), self.row_of[ad, 0]) for ad in self.ads] for branch in (0, 1)]
+        offset = self._place([ad.fed - ad.cell for ad in self.ads])[:, None]
+        return Canvas(
+            codes=self.codes[slots],
+            cell=self._place([ad.cell for ad in self.ads]),
+            end=self._place([ad.end for ad in self.ads]),
+            known=None if self.known is None else self.known[slots],
+            noise=self.noise[slots],
+            guidance=self._place([float(ad.guidance) for ad in self.ads])[:, None, None],
+            start=self.start + offset[self.owner],
+            owner=self.owner,
+            branches=self._place(rows),
+            control=None if self.control is None else self.control[self.control_row[:, 0]],
+        )
 
     def wait(self, seconds: float) -> None:
         """Sleeps until somebody asks for an ad, at most so long."""
@@ -209,7 +261,7 @@ class Scheduler:
 
     def _group(self, key: Hashable, prefix: Prefix, capacity: int, room: int, shared: bool) -> Slots:
         if key not in self.groups:
-            self.groups[key] = Slots(prefix, capacity, room, prefix if shared else None)
+            self.groups[key] = Slots(prefix, capacity, room, prefix if shared else None, self.engine.cache_dtype)
         self.groups[key].reserve(room)
         return self.groups[key]
 
@@ -222,8 +274,8 @@ class Scheduler:
         """They are also their own drafts, which are always right."""
         if self.known is None:
             self.known = torch.full_like(self.codes, -1)
-        self.known[slot] = known
-        self.codes[slot] = settle(self.codes[slot], known)
+        self.known[slot, : self.cells] = known
+        self.codes[slot] = settle(self.codes[slot], self.known[slot])
 
     def _arrange(self) -> None:
         """Who stands in which row: after somebody came or went."""
@@ -318,13 +370,13 @@ class Scheduler:
         right = [0] * len(windows)
         if not asking:
             return right
-        logits = self._guided(lambda hidden, _: self.model.image_logits(hidden), hidden, asking, count)
+        logits = self._guided(lambda hidden, _: self.engine.image_logits(hidden), hidden, asking, count)
         slot = self._place([self.ads[number].slot for number, window in asking for _ in window.asks])
         cell = self._place([window.cells[at] for _, window in asking for at in window.asks])
         noise = None
         if self.config.temperature:
             for number, window in asking:
-                self._draw_noise(self.ads[number], window)
+                self._draw_until(self.ads[number], window.cells[-1] + 1)
             noise = self.noise[slot, cell % self.depth]
         codes = sample(logits, self.config.temperature, self.config.image_top_k, noise)
         if self.known is not None:
@@ -347,11 +399,13 @@ class Scheduler:
         if self.known is not None:
             self.codes[slot, ahead] = settle(self.codes[slot, ahead], self.known[slot, ahead])
 
-    def _draw_noise(self, ad: Making, window: Window) -> None:
-        """Of whole rows of cells, as far as the window sees."""
-        while ad.drawn * self.side <= max(window.cells[at] for at in window.asks):
+    def _draw_until(self, ad: Making, cell: int) -> None:
+        """Noise of whole rows of cells, so that all cells before this one have theirs."""
+        while self.config.temperature and ad.drawn * self.side < cell:
             first = ad.drawn * self.side % self.depth
-            self.noise[ad.slot, first : first + self.side] = draw([ad.generator], self.side, self.noise.shape[-1])[0]
+            noise = draw([ad.generator], self.side, self.noise.shape[-1])[0]
+            noise = noise.pin_memory() if self.device.type == "cuda" else noise
+            self.noise[ad.slot, first : first + self.side].copy_(noise, non_blocking=True)
             ad.drawn += 1
 
     def _guided(
@@ -382,12 +436,16 @@ class Scheduler:
 
     def _take(self, ad: Making, window: Window, words: Sequence[int], right: int) -> None:
         """What came out is the ad's; whoever waits for it is told."""
-        rows = ad.cell // self.side
+        before = ad.cell
         if window.says:
             ad.take_words(window, words)
         else:
             ad.take_cells(window, right)
-        if ad.done or window.says or ad.cell // self.side > rows:
+        self._tell_of(ad, before, bool(window.says))
+
+    def _tell_of(self, ad: Making, before: int, says: bool = False) -> None:
+        """Tells where there is a word more, or a row of cells, and lets go who is done."""
+        if ad.done or says or ad.cell // self.side > before // self.side:
             self._tell(ad)
         if ad.done:
             self._end(ad)

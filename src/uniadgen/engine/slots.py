@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from uniadgen.engine.layers import Layers, Prefix
+from uniadgen.engine.precision import narrowed
 
 
 class Slots:
@@ -21,11 +22,15 @@ class Slots:
     one softmax over both. Rows in use are the first ones; when one leaves, the last one moves to its place.
     """
 
-    def __init__(self, like: Prefix, capacity: int, room: int, shared: Prefix | None = None) -> None:
+    def __init__(
+        self, like: Prefix, capacity: int, room: int, shared: Prefix | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        """As the prompt in its sizes and, unless it is to be another one, in its type."""
         layers, heads, _, width = like.keys.shape
+        dtype = dtype or like.keys.dtype
         # Zeros, as what is barred must be a number all the same.
-        self.keys, self.values = like.keys.new_zeros(2, layers, capacity, heads, room, width)
-        self.shared = shared
+        self.keys, self.values = like.keys.new_zeros(2, layers, capacity, heads, room, width, dtype=dtype)
+        self.shared = None if shared is None else Prefix(*(narrowed(numbers, dtype) for numbers in shared))
         self.skipped = 0 if shared is None else shared.keys.shape[2]  # positions that stand in no column
         self.owners: list[Any] = []  # of the rows in use
 
@@ -42,7 +47,8 @@ class Slots:
         """One more row, which goes on from that prompt."""
         row, length = len(self.owners), prefix.keys.shape[2]
         if self.shared is None:
-            self.keys[:, row, :, :length], self.values[:, row, :, :length] = prefix
+            for kept, read in zip((self.keys, self.values), prefix, strict=True):
+                kept[:, row, :, :length] = narrowed(read, kept.dtype)
         self.owners.append(owner)
 
     def leave(self, owner: Hashable) -> None:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -14,7 +13,8 @@ from uniadgen.baselines.llm import Writer
 from uniadgen.config import StagesConfig, WorldConfig
 from uniadgen.data.cutout import squash
 from uniadgen.evaluate.cache import fingerprint_of_model
-from uniadgen.pipeline import ENLARGE, SHIPPED, AdGenerator
+from uniadgen.model.weights import find
+from uniadgen.pipeline import ENLARGE, AdGenerator
 from uniadgen.records import Ad, Example
 
 OWN: Final[dict[str, Callable[[AdGenerator], Generator]]] = {
@@ -75,7 +75,7 @@ def contenders_of(
     """
     found = []
     for given, (name, generator) in zip(names, models.items(), strict=True):
-        weights = fingerprint_of_model(folder_of(given.partition("=")[2] or name))
+        weights = fingerprint_of_model(find(given.partition("=")[2] or name))
         found.append(_own(name, "model", generator, generator, weights))
         for baseline in (b for b in baselines if b in OWN):
             found.append(_own(f"{name} {baseline}", baseline, generator, OWN[baseline](generator), weights))
@@ -87,14 +87,9 @@ def contenders_of(
     return found
 
 
-def contender_of(name: str, generator: AdGenerator, folder: Path) -> Contender:
-    """A model under a name, with whatever settings; its weights are those of the folder."""
-    return _own(name, "model", generator, generator, fingerprint_of_model(folder))
-
-
-def folder_of(name: str) -> Path:
-    """Where the weights of a model are: a folder, or the shipped model's."""
-    return SHIPPED / name if (SHIPPED / name).is_dir() else Path(name)
+def contender_of(name: str, generator: AdGenerator, weights: str) -> Contender:
+    """A model under a name of one's own, with whatever settings; its weights are a shipped model's, or in a folder."""
+    return _own(name, "model", generator, generator, fingerprint_of_model(find(weights)))
 
 
 def _own(name: str, role: str, model: AdGenerator, generator: Generator, weights: str) -> Contender:

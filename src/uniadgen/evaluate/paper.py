@@ -32,6 +32,16 @@ class PaperTable:
     beside: tuple[str, ...]  # our keys of what AdWorld tells and the paper has not
     metrics: tuple[str, ...]  # the scorers of all these
 
+    @property
+    def ours(self) -> list[Row]:
+        """The rows that we have a recipe of."""
+        return [row for row in self.rows if row.recipe]
+
+    @property
+    def recipe_of_reference(self) -> str:
+        """Ours of the reference."""
+        return next(row.recipe for row in self.ours if row.name == self.reference)
+
 
 _PERSONAL = (Column("PBS", "pbs"), Column("BLEU", "bleu"), Column("ROUGE", "rouge_l"))
 _BESIDE = ("palette", "layout", "lighting", "liked", "manner")

@@ -3,11 +3,16 @@
 Other data and a much smaller model: the order of rows can be compared, the numbers cannot.
 """
 
+import multiprocessing
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import redirect_stderr
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from rich.markup import escape
 from rich.table import Table
 
@@ -17,12 +22,13 @@ from uniadgen.evaluate.harness import Seeds
 from uniadgen.evaluate.measures import measure_of
 from uniadgen.evaluate.paper import TABLES, PaperTable, Row
 from uniadgen.evaluate.report import Report, markdown_of
-from uniadgen.evaluate.run import Plan, evaluate
+from uniadgen.evaluate.run import Plan, evaluate, make_ads
 from uniadgen.evaluate.scorers import SCORERS
-from uniadgen.evaluate.summary import Line
+from uniadgen.evaluate.summary import Line, summarise
 from uniadgen.model.weights import RECIPE
 from uniadgen.recipes import nano, recipe
-from uniadgen.train.nano import train_recipe
+from uniadgen.train.log import progress_bar
+from uniadgen.train.nano import make_stock, train_recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +36,8 @@ class Reproduction:
     """How a table is made again."""
 
     stock: Path | None = None  # pictures, tokenizer and VQ of an earlier run; None: made once, in the folder
+    parts: Path | None = None  # weights whose tokenizer and VQ are taken instead
+    at_once: int = 1  # models trained side by side, each in a process of its own
     steps: int | None = None  # of every model's training, instead of its recipe's
     requests: int = 200
     seeds: Seeds = Seeds()  # noqa: RUF009
@@ -56,29 +64,102 @@ class Beside(NamedTuple):
         return out
 
 
-def reproduce(name: str, folder: Path, how: Reproduction) -> Beside:
-    """Trains what is not yet in `folder`, measures all rows on the same requests, and writes NAME and NAME.md there.
+def reproduce(names: Sequence[str], folder: Path, how: Reproduction) -> list[Beside]:
+    """Trains what is not yet in `folder`, measures all rows on the same requests, and writes NAME.md of each table.
 
-    Raises `ValueError` for a table that is not there, or a folder of other settings.
+    Tables share models, and what they made. Raises `ValueError` for a table that is not there, or a folder of other
+    settings.
     """
-    if name not in TABLES:
-        raise ValueError(f"unknown table {name!r}{nearest(name, [*TABLES, 'fig2d'])}")
-    paper = TABLES[name]
-    ours = [row for row in paper.rows if row.recipe]
-    weights = [trained(row.recipe, folder, how) for row in ours]
+    for name in names:
+        if name not in TABLES:
+            raise ValueError(f"unknown table {name!r}{nearest(name, [*TABLES, 'fig2d'])}")
+    papers = {name: TABLES[name] for name in names}
+    recipes = list(dict.fromkeys(row.recipe for paper in papers.values() for row in paper.ours))
+    weights = dict(zip(recipes, _train_all(recipes, folder, how), strict=True))
+    metrics = dict.fromkeys(metric for paper in papers.values() for metric in paper.metrics)
     plan = Plan(
-        models=[f"{row.name}={path}" for row, path in zip(ours, weights, strict=True)],
+        models=[f"{name}={path}" for name, path in weights.items()],
         baselines=(),
-        metrics=[metric for metric in paper.metrics if metric in SCORERS],
+        metrics=[metric for metric in metrics if metric in SCORERS],
         requests=how.requests,
         seeds=how.seeds,
-        reference=paper.reference,
+        reference=next(iter(papers.values())).recipe_of_reference,
         weights=how.weights,
     )
-    report = evaluate(plan, folder / name)
-    beside = side_by_side(paper, report, [Config.load(path / RECIPE) for path in weights])
-    write_whole(folder / f"{name}.md", lambda path: path.write_text(beside.markdown(), encoding="utf-8"))
-    return beside
+    measured = folder / "measured"
+    if how.at_once > 1:
+        _make_all(plan, measured, how.at_once)
+    report = evaluate(plan, measured)
+    found = []
+    for name, paper in papers.items():
+        configs = [Config.load(weights[row.recipe] / RECIPE) for row in paper.ours]
+        found.append(side_by_side(paper, _of_table(report, paper), configs))
+        page = found[-1].markdown()
+        write_whole(folder / f"{name}.md", lambda path, page=page: path.write_text(page, encoding="utf-8"))
+    return found
+
+
+def _of_table(report: Report, paper: PaperTable) -> Report:
+    """The rows of one table alone: its own reference, and its own family of tests."""
+    roles = {row.recipe: "model" for row in paper.ours}
+    settings = report.settings | {"reference": paper.recipe_of_reference}
+    lines = summarise(report.measured, roles, paper.recipe_of_reference, settings["first_seed"])
+    return replace(report, lines=tuple(lines), settings=settings)
+
+
+def _train_all(names: Sequence[str], folder: Path, how: Reproduction) -> list[Path]:
+    """The weights of all recipes; several are trained at once, their progress in `log.txt` of each run."""
+    if how.at_once == 1 or len(names) == 1:
+        return [trained(name, folder, how) for name in names]
+    make_stock(_config(names[0], how), how.stock or folder / "stock", how.parts)
+    found: dict[str, Path] = {}
+    with (
+        ProcessPoolExecutor(how.at_once, mp_context=multiprocessing.get_context("spawn")) as pool,
+        progress_bar("models", len(names)) as bar,
+    ):
+        asked = {pool.submit(_trained_aside, name, folder, how): name for name in names}
+        for done in as_completed(asked):
+            found[asked[done]] = done.result()
+            bar.advance(asked[done])
+    return [found[name] for name in names]
+
+
+def _make_all(plan: Plan, folder: Path, at_once: int) -> None:
+    """The ads of all models, of several models at once; the first one's requests are the others' too."""
+    first, *others = (replace(plan, models=[model]) for model in plan.models)
+    make_ads(first, folder)
+    with (
+        ProcessPoolExecutor(at_once, mp_context=multiprocessing.get_context("spawn")) as pool,
+        progress_bar("ads of models", len(plan.models)) as bar,
+    ):
+        bar.advance()
+        for done in as_completed(pool.submit(_made_aside, other, folder) for other in others):
+            done.result()
+            bar.advance()
+
+
+def _made_aside(plan: Plan, folder: Path) -> None:
+    torch.set_num_threads(1)
+    with open(os.devnull, "w", encoding="utf-8") as nobody, redirect_stderr(nobody):
+        make_ads(plan, folder)
+
+
+def _trained_aside(name: str, folder: Path, how: Reproduction) -> Path:
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // how.at_once))
+    log = folder / "runs" / name / "log.txt"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as file, redirect_stderr(file):
+        return trained(name, folder, how)
+
+
+def _config(name: str, how: Reproduction) -> Config:
+    config = override(recipe(name), how.settings)
+    if how.steps is None:
+        return config
+    steps = {"train.steps": how.steps}
+    if config.words_train is not None:
+        steps["words_train.steps"] = min(how.steps, config.words_train.steps)
+    return override(config, steps)
 
 
 def trained(name: str, folder: Path, how: Reproduction) -> Path:
@@ -86,16 +167,11 @@ def trained(name: str, folder: Path, how: Reproduction) -> Path:
 
     Raises `ValueError` where the folder has those of other settings.
     """
-    config = override(recipe(name), how.settings)
-    if how.steps is not None:
-        config = override(config, {"train.steps": how.steps})
-        if config.words_train is not None:
-            config = override(config, {"words_train.steps": min(how.steps, config.words_train.steps)})
-    stock, run = how.stock or folder / "stock", folder / "runs" / name
+    config, stock, run = _config(name, how), how.stock or folder / "stock", folder / "runs" / name
     for weights in (stock / "weights", run / "weights"):
         if (weights / RECIPE).is_file() and Config.load(weights / RECIPE) == config:
             return weights
-    return train_recipe(config, run, stock)
+    return train_recipe(config, run, stock, how.parts)
 
 
 def side_by_side(paper: PaperTable, report: Report, configs: Sequence[Config]) -> Beside:
@@ -118,7 +194,7 @@ def side_by_side(paper: PaperTable, report: Report, configs: Sequence[Config]) -
 
 
 def _cell(found: Mapping[tuple[str, str], Line], row: Row, key: str) -> str:
-    line = found.get((row.name, key))
+    line = found.get((row.recipe, key))
     if line is None:
         return "–"
     form = measure_of(line.key).form.format
@@ -129,11 +205,12 @@ def _cell(found: Mapping[tuple[str, str], Line], row: Row, key: str) -> str:
 def _title(paper: PaperTable, report: Report, configs: Sequence[Config]) -> str:
     steps, full = sorted({config.train.steps for config in configs}), nano().train.steps
     of = f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
-    shrunk = "" if steps == [full] else f", not the {full:,} of nano: too few to judge the rows by"
+    shrunk = "" if steps == [full] else f", not the {full:,} of nano"
+    shrunk += ": too few to judge the rows by" if steps[-1] < full / 2 else ""
     number, seeds = report.settings["requests"]["number"], report.settings["seeds"]
     return (
         f"Table {paper.number} of the paper and here. {paper.what} Here: AdWorld, models of nano's size trained for "
         f"{of} steps{shrunk}; {number} requests, {seeds} seed{'s' * (seeds > 1)} each; 95 % intervals by shopper; "
-        f"* differs from {report.settings['reference']} (p < 0.05, Holm). Other data, another model: compare the "
+        f"* differs from {paper.reference} (p < 0.05, Holm). Other data, another model: compare the "
         "order of rows, not numbers."
     )

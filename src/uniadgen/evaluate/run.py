@@ -73,24 +73,31 @@ def evaluate(plan: Plan, folder: Path) -> Report:
     if reference not in [contender.name for contender in contenders]:
         known = ", ".join(contender.name for contender in contenders)
         raise ValueError(f"the reference is {reference!r}, expected one of {known}")
-    requests = _requests(plan, models)
+    requests = _requests(plan, models, folder)
     world = requests.world if isinstance(requests, WorldRequests) else None
     setting = Setting(world, plan.picture, plan.prompt, plan.weights)
     scorers = scorers_of([*plan.metrics, *plan.weights], setting)
     folder.mkdir(parents=True, exist_ok=True)
     probing = PROBES in plan.metrics
     measured = measure(contenders, requests, scorers, folder / "ads", plan.seeds, probing=probing)
-    lines = summarise(measured, contenders, reference, plan.seeds.first)
+    lines = summarise(measured, {c.name: c.role for c in contenders}, reference, plan.seeds.first)
     told = {scorer.name: settings_of(scorer) for scorer in scorers}
     report = Report(tuple(lines), measured, _settings(plan, contenders, requests, reference, told))
     report.save(folder)
     return report
 
 
-def _requests(plan: Plan, models: dict[str, AdGenerator]) -> Requests:
+def make_ads(plan: Plan, folder: Path) -> None:
+    """Makes the ads that `evaluate` of a plan with these models will find in that folder, and measures nothing."""
+    models = models_of(plan.models)
+    contenders = contenders_of(plan.models, models, plan.baselines or ())
+    measure(contenders, _requests(plan, models, folder), [], folder / "ads", plan.seeds)
+
+
+def _requests(plan: Plan, models: dict[str, AdGenerator], folder: Path) -> Requests:
     if plan.data is None:
         side = max(generator.config.data.image_size for generator in models.values())
-        return WorldRequests(world_of(models), side, plan.requests, plan.seeds.first)
+        return WorldRequests(world_of(models), side, plan.requests, plan.seeds.first, folder / "requests")
     from uniadgen.data.listing import read_listing  # these need an extra, which AdWorld does not
     from uniadgen.evaluate.listed import ListedRequests
 

@@ -1,12 +1,11 @@
 """From values to lines: means with intervals by shopper, and paired tests against one reference."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from zlib import crc32
 
 import numpy as np
 
-from uniadgen.evaluate.contenders import Contender
 from uniadgen.evaluate.harness import Measured
 from uniadgen.evaluate.measures import Measure, Values, measure_of
 from uniadgen.metrics.statistics import Interval, bootstrap, holm, mcnemar, mean_of, paired_bootstrap, wilson
@@ -46,16 +45,16 @@ class Line:
     difference: Difference | None = None
 
 
-def summarise(measured: Measured, contenders: Sequence[Contender], reference: str, seed: int = 0) -> list[Line]:
-    """The lines of the table, measure by measure, in each the generators in their order.
+def summarise(measured: Measured, roles: Mapping[str, str], reference: str, seed: int = 0) -> list[Line]:
+    """The lines of the table, measure by measure, in each the generators of these names (and roles) in their order.
 
     A family of tests (Holm) is all generators that are compared with `reference`, one of them, on one measure.
     """
     lines = []
     for key in measured.measures:
-        made = [c for c in contenders if _defined(measured.values[c.name].get(key))]
-        found = [_line(measured, contender, key, seed) for contender in made]
-        if reference in [contender.name for contender in made]:
+        made = [name for name in roles if _defined(measured.values[name].get(key))]
+        found = [_line(measured, name, roles[name], key, seed) for name in made]
+        if reference in made:
             found = _compared(measured, found, key, reference, seed)
         lines += found
     return lines
@@ -70,19 +69,19 @@ def _generator(seed: int, *names: str) -> np.random.Generator:
     return np.random.default_rng([seed, *(crc32(name.encode()) for name in names)])
 
 
-def _line(measured: Measured, contender: Contender, key: str, seed: int) -> Line:
-    measure, values = measure_of(key), measured.values[contender.name][key]
+def _line(measured: Measured, name: str, role: str, key: str, seed: int) -> Line:
+    measure, values = measure_of(key), measured.values[name][key]
     here = ~np.isnan(values)
     shoppers = [row.shopper for row, counts in zip(measured.rows, here, strict=True) if counts]
-    interval, how = interval_of(measure, values[here], shoppers, _generator(seed, key, contender.name))
-    aim = measure.aims.get(contender.role)
+    interval, how = interval_of(measure, values[here], shoppers, _generator(seed, key, name))
+    aim = measure.aims.get(role)
     target = "" if aim is None else f"at {'least' if aim.at_least else 'most'} {_bound(measure, aim.bound)}"
     met = None if aim is None else aim.met(interval.value)
     value, low, high = map(float, interval)
     return Line(
         key=key,
         measure=measure.name,
-        generator=contender.name,
+        generator=name,
         value=value,
         low=low,
         high=high,

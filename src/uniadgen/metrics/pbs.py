@@ -14,8 +14,7 @@ from uniadgen.config import PBSModelConfig, nearest
 from uniadgen.metrics.pictures import similarity
 from uniadgen.metrics.trunk import Trunk
 from uniadgen.model.shards import in_new_folder, save_tensors
-from uniadgen.model.weights import WEIGHTS, load_weights
-from uniadgen.pipeline import SHIPPED
+from uniadgen.model.weights import SHIPPED, WEIGHTS, load_weights
 
 NAME = "pbs"  # of the shipped network, which was trained on AdWorld
 CONFIG = "config.json"

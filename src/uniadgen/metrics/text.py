@@ -26,7 +26,6 @@ _PAPER = re.compile(r"AT&T|c\+\+|c#|[a-z0-9]+(?:\.\d+)?%?|\s|.", re.IGNORECASE |
 _ENGLISH = re.compile(r"[^\W_]+(?:[.,'’-][^\W_]+)*%?|[^\w\s]|_")
 
 Tokens = Sequence[str]
-Ngrams = dict[tuple[str, ...], int]
 
 
 @dataclass(frozen=True)
@@ -97,9 +96,19 @@ class _Words:
         self.tokens = tuple(tokens)
 
     @cached_property
-    def ngrams(self) -> Ngrams:
-        """Of all orders; white space counts."""
-        return Counter(gram for n in ORDERS for gram in _ngrams(self.tokens, n))
+    def numbers(self) -> dict[str, int]:
+        """Of its different tokens, from 1 on."""
+        return {token: number for number, token in enumerate(dict.fromkeys(self.tokens), start=1)}
+
+    @cached_property
+    def ngrams(self) -> list[Counter[int]]:
+        """Of each order, white space counts; an n-gram is the number whose digits are its tokens'."""
+        base, numbers = len(self.numbers) + 1, [self.numbers[token] for token in self.tokens]
+        grams, found = numbers, [Counter(numbers)]
+        for n in ORDERS[1:]:
+            grams = [gram * base + number for gram, number in zip(grams, numbers[n - 1 :], strict=False)]
+            found.append(Counter(grams))
+        return found
 
     @cached_property
     def plain_ngrams(self) -> list[Counter[tuple[str, ...]]]:
@@ -138,39 +147,38 @@ def bleu(hypothesis: Tokens, references: Sequence[Tokens], order: int = 4) -> fl
 
 
 class _Shared(NamedTuple):
-    """A reference's length, and how often each n-gram that the text has stands in it."""
+    """A reference's length, and how often each n-gram that the text has stands in it, by order."""
 
     length: int
-    counts: Ngrams
+    counts: list[Counter[int]]
 
 
 def _shared(said: _Words, reference: _Words) -> _Shared:
     """Where a shorter n-gram is not in, no longer one is."""
-    made, words, counts = said.ngrams, reference.tokens, dict[tuple[str, ...], int]()
-    for start in range(len(words)):
-        for end in range(start + 1, min(start + ORDERS[-1], len(words)) + 1):
-            gram = words[start:end]
-            if gram not in made:
-                break
-            counts[gram] = counts.get(gram, 0) + 1
-    return _Shared(len(words), counts)
+    base, number_of = len(said.numbers) + 1, said.numbers.get
+    numbers = [number_of(token, 0) for token in reference.tokens]
+    grams, counts = numbers, []
+    for n, made in zip(ORDERS, said.ngrams, strict=True):
+        if n > 1:
+            longer = [gram * base + number for gram, number in zip(grams, numbers[n - 1 :], strict=False)]
+            grams = [both if gram and both in made else 0 for gram, both in zip(grams, longer, strict=False)]
+        counts.append(Counter(filter(None, grams)))
+    return _Shared(len(numbers), counts)
 
 
 def _bleus(said: _Words, known: Sequence[_Shared]) -> list[float]:
     """BLEU up to n-grams of each order."""
-    made, pooled = said.ngrams, dict[tuple[str, ...], int]()
-    for reference in known:
-        for gram, count in reference.counts.items():
-            pooled[gram] = max(pooled.get(gram, 0), min(count, made[gram]))
-    matched = [0] * len(ORDERS)
-    for gram, count in pooled.items():
-        matched[len(gram) - 1] += count
     length, total, found = len(said.tokens), 0.0, [0.0] * len(ORDERS)
     closest = min((abs(reference.length - length), reference.length) for reference in known)[1]
-    for n in range(len(ORDERS)):
-        if not matched[n]:
+    for n, made in enumerate(said.ngrams):
+        first, *others = (reference.counts[n] for reference in known)
+        most = dict(first) if others else first  # of each n-gram the most that any has
+        for counts in others:
+            most |= {gram: count for gram, count in counts.items() if count > most.get(gram, 0)}
+        matched = sum([min(count, made[gram]) for gram, count in most.items()])
+        if not matched:
             break
-        total += log(matched[n] / (length - n))
+        total += log(matched / (length - n))
         found[n] = exp(total / (n + 1) + min(0.0, 1 - closest / length))
     return found
 

@@ -12,7 +12,7 @@ from transformers import AutoConfig, Cache
 from transformers import initialization as init
 from transformers.models.janus.modeling_janus import JanusForConditionalGeneration
 
-from uniadgen.data.batch import Batch, Kind
+from uniadgen.data.batch import LENGTHS, Batch, Kind
 from uniadgen.model import vq
 from uniadgen.model.bases import load_base
 from uniadgen.model.configuration import UniAdGenConfig
@@ -143,7 +143,7 @@ class UniAdGenForConditionalGeneration(JanusForConditionalGeneration):
         stays = batch.attend
         for kind, kept in ((Kind.CLICK_TEXT, words[batch.click_words]), (Kind.CLICK_IMAGE, cells[batch.clicked])):
             stays = stays.masked_scatter(batch.kind == kind, kept)
-        return batch.only(stays)
+        return batch.only(stays, LENGTHS if self.training else 1)
 
     def _embed_codes(self, codes: Tensor) -> Tensor:
         return self.prepare_embeddings_for_image_generation(codes)
@@ -262,12 +262,12 @@ class UniAdGenForConditionalGeneration(JanusForConditionalGeneration):
         return codes.masked_fill(near.flatten(), -1)
 
     def encode_pictures(self, pixels: Float[Tensor, "B 3 H W"]) -> Int[Tensor, "B K"]:
-        """Pictures in [-1, 1] of any size -> codes."""
-        return vq.encode(self.model.vqmodel, pixels)
+        """Pictures in [-1, 1] of any size -> codes; on the host, as those who keep codes want them."""
+        return vq.encode(self.model.vqmodel, pixels.to(self.device)).cpu()
 
     def decode_pictures(self, codes: Int[Tensor, "B K"]) -> Float[Tensor, "B 3 H W"]:
-        """Codes -> pictures in [-1, 1]."""
-        return vq.decode(self.model.vqmodel, codes).clamp(-1, 1)
+        """Codes -> pictures in [-1, 1], on the host."""
+        return vq.decode(self.model.vqmodel, codes.to(self.device)).clamp(-1, 1).cpu()
 
 
 AutoConfig.register("uniadgen", UniAdGenConfig)

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from uniadgen.config import Config
+from uniadgen.config import Config, nearest
 from uniadgen.data.prompt import Layout
 from uniadgen.data.release import PROMPTS, Prompts, layout_of
 from uniadgen.model.configuration import UniAdGenConfig, architecture
@@ -14,6 +14,17 @@ from uniadgen.model.shards import STEMS, check_tensors, new_shards, read, read_s
 from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration
 
 RECIPE, WEIGHTS = "recipe.json", STEMS[0]
+SHIPPED = Path(__file__).parents[1] / "weights"  # what comes with the package, a folder each
+
+
+def find(name: str | Path) -> Path:
+    """The folder of a shipped model ("nano"), or the folder of that name; `ValueError` where there is neither."""
+    shipped = sorted(folder.name for folder in SHIPPED.iterdir()) if SHIPPED.is_dir() else []
+    if name in shipped:
+        return SHIPPED / name
+    if not Path(name).is_dir():
+        raise ValueError(f"{name}: no such folder of weights, and no shipped model{nearest(str(name), shipped)}")
+    return Path(name)
 
 
 def build(

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from uniadgen.config import Config
 from uniadgen.data.encode import Encode
 from uniadgen.data.prompt import SPECIAL_TOKENS, Layout, token_id
-from uniadgen.data.rows import Rows, Share
+from uniadgen.data.rows import WINDOW, Rows, Share
 from uniadgen.data.store import Store
 from uniadgen.model import adapters, vq, weights
 from uniadgen.model.configuration import architecture
@@ -40,7 +40,16 @@ def finetune(config: Config, base: Path, dinov2: Path, data: Path, folder: Path)
         raise ValueError(f"{data}: was coded with the VQ of another base, expected that of {base}: code it again")
     rows = Rows(config, layout, store, share)
     sheet = SampleSheet(model, rows, folder / "model")
-    train(model, rows.batches, config.train, folder / "model", what="model", sample=sheet.draw, numbers=rows.numbers)
+    train(
+        model,
+        rows.batches,
+        config.train,
+        folder / "model",
+        what="model",
+        window=WINDOW,
+        sample=sheet.draw,
+        numbers=rows.numbers,
+    )
     values = {name: whole(p).detach().cpu() for name, p in model.named_parameters() if adapters.is_kept(name, p)}
     if state.is_main_process:
         adapters.save(folder / "adapter", model, layout, values, base)

@@ -7,7 +7,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from uniadgen.config import Recipe, TrainConfig
 from uniadgen.model.preference import Block
 from uniadgen.train.log import Metrics, progress_bar
+from uniadgen.train.muon import Muon
+from uniadgen.train.prefetch import made_ahead, num_workers
 
 LAYERS = (LlamaDecoderLayer, Dinov2Layer, Block)  # sharded each on its own
 CHECKPOINT = re.compile(r"checkpoint-(\d{6,})")  # a folder per step, named when it is whole
@@ -53,6 +55,7 @@ class Trainer:
         if config.checkpointing:
             model.activation_checkpointing_enable()  # pyright: ignore[reportCallIssue] - of transformers' models
         self.model: Any = model.to(self.accelerator.device)
+        torch.backends.cuda.matmul.allow_tf32 = True  # where a GPU has it: 10 bits of mantissa, and far faster
         if self.world > 1:
             _shard(model, config, init_device_mesh(self.accelerator.device.type, (self.world,)))
         self.optimizers = _optimizers(model, config)
@@ -164,15 +167,17 @@ def train(
     folder: Path,
     *,
     what: str,
+    window: int = 1,
     sample: Callable[[int], None] | None = None,
     numbers: Callable[[int], Sequence[int]] = lambda _: (),
 ) -> None:
     """Trains `model` in place for `config.steps` steps, or what is left of them.
 
     `batches(step)` is a pure function of the step and all noise comes from a generator seeded by it, so a run that was
-    killed and restarted gives the bits of one that never stopped. `folder` receives checkpoints and `metrics.jsonl`;
-    `sample(step)` draws a sample sheet now and then; `numbers(step)` are the rows to name when a loss is no number.
-    Raises `FloatingPointError` then; the last checkpoint stays.
+    killed and restarted gives the bits of one that never stopped; those of `window` steps are made in one go, ahead of
+    time where there are `config.workers`. `folder` receives checkpoints and `metrics.jsonl`; `sample(step)` draws a
+    sample sheet now and then; `numbers(step)` are the rows to name when a loss is no number. Raises
+    `FloatingPointError` then, and `ChildProcessError` when a worker was killed; the last checkpoint stays.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -180,14 +185,17 @@ def train(
     trainer = Trainer(model, config, folder)
     main = trainer.accelerator.is_main_process
     first = trainer.resume()
+    steps = range(first, config.steps)
+    workers = num_workers(config.workers, trainer.accelerator.device.type == "cuda", trainer.world)
     with (
         Metrics(folder / "metrics.jsonl" if main else None, first) as metrics,
         progress_bar(what, config.steps, first, shown=main) as bar,
+        closing(made_ahead(batches, steps, workers, window)) as made,
     ):
-        for step in range(first, config.steps):
+        for step in steps:
             began = time.perf_counter()
             try:
-                values = trainer.step(batches(step), step)
+                values = trainer.step(next(made), step)
             except FloatingPointError as error:
                 kept = (
                     f"the checkpoint of step {checkpoints(folder)[-1][0]}" if checkpoints(folder) else "no checkpoint"
@@ -273,7 +281,7 @@ def whole(tensor: Tensor) -> Tensor:
 def _optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
     """AdamW, in which matrices decay and vectors do not; with `muon`, Muon takes the matrices of the layers.
 
-    Frozen parameters are left out. Muon (Jordan et al. 2024) gets the rate of AdamW, scaled to steps of the same size.
+    Frozen parameters are left out. Muon gets the rate of AdamW: its steps are of the same size.
     """
     rest = [p for p in model.parameters() if p.requires_grad]
     optimizers: list[Optimizer] = []
@@ -282,8 +290,7 @@ def _optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
         matrices = [weight for weight in layers if weight.requires_grad]
         taken = {id(weight) for weight in matrices}
         rest = [p for p in rest if id(p) not in taken]
-        options = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "adjust_lr_fn": "match_rms_adamw"}
-        optimizers.append(torch.optim.Muon(matrices, **options))
+        optimizers.append(Muon(matrices, config.learning_rate, config.weight_decay))
     groups = [
         {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from uniadgen.config import Config
 from uniadgen.data.adworld import Stock, all_texts, needed_pictures, render_stock, shop_of
 from uniadgen.data.prompt import STYLE, TEMPLATES, Layout
-from uniadgen.data.rows import Rows, Sample
+from uniadgen.data.rows import WINDOW, Rows, Sample
 from uniadgen.data.tokenizer import learn_tokenizer
 from uniadgen.model import vq, weights
 from uniadgen.model.shards import in_new_folder
@@ -27,36 +28,61 @@ from uniadgen.train.words import start
 from uniadgen.world.shoppers import Shop
 
 
-def train_recipe(config: Config, folder: Path, shared: Path | None = None) -> Path:
+def train_recipe(config: Config, folder: Path, shared: Path | None = None, parts: Path | None = None) -> Path:
     """Runs every stage that is not yet done; returns the folder of weights. Killed at any point, it goes on there.
 
     `shared` is another folder for the pictures, the tokenizer and the VQ: of several recipes, or of an earlier run.
+    `parts` are weights whose tokenizer and VQ are taken instead of training them.
     Raises `ValueError` for a recipe that starts from a base model, and for a folder of another config.
     """
-    if config.world is None or config.vq_train is None:
-        raise ValueError(f"recipe {config.name!r} fine-tunes a base model, expected one that trains from scratch: nano")
+    _check_scratch(config)
     keep_config(config, folder)
-    if shared is not None:
-        _share(config, shared)
-    home = shared or folder
-    stock = _render(config, home / "stock")
-    tokenizer = _tokenizer(config, home / "tokenizer")
-    model, layout = weights.build(config, tokenizer)
-    trained_vq = _train_vq(config, model, stock, home / "vq")
-    model.model.vqmodel.load_state_dict(trained_vq.vq.state_dict())
-    model.model.vqmodel.requires_grad_(False)
-    _start_codes(model)
-    codes = _code_stock(config, model, stock, home / "stock")
-    source = AdWorldSource(config, stock, *codes)
+    model, layout, source = make_stock(config, shared or folder, parts)
     if config.model.word_preference:
         model.word_preference.requires_grad_(False)  # learnt when all else is
     rows = Rows(config, layout, source)
     sheet = SampleSheet(model, rows, folder / "model")
-    train(model, rows.batches, config.train, folder / "model", what="model", sample=sheet.draw, numbers=rows.numbers)
+    train(
+        model,
+        rows.batches,
+        config.train,
+        folder / "model",
+        what="model",
+        window=WINDOW,
+        sample=sheet.draw,
+        numbers=rows.numbers,
+    )
     if config.model.word_preference:
         _train_words(config, model, layout, source, folder / "words")
     weights.save(folder / "weights", model, layout, torch.float16)
     return folder / "weights"
+
+
+def make_stock(
+    config: Config, folder: Path, parts: Path | None = None
+) -> tuple[UniAdGenForConditionalGeneration, Layout, "AdWorldSource"]:
+    """What recipes share: pictures, tokenizer, VQ and codes, made where they are not yet there; and an untrained model.
+
+    Raises `ValueError` where the folder, or `parts`, are of other settings.
+    """
+    _check_scratch(config)
+    _share(config, folder)
+    if parts is not None:
+        _check_parts(parts, config)
+    stock = _render(config, folder / "stock")
+    tokenizer = _tokenizer(config, folder / "tokenizer") if parts is None else weights.read_tokenizer(parts)
+    model, layout = weights.build(config, tokenizer)
+    found = _train_vq(config, model, stock, folder / "vq").vq if parts is None else vq.load(model.config, parts)
+    model.model.vqmodel.load_state_dict(found.state_dict())
+    model.model.vqmodel.requires_grad_(False)
+    _start_codes(model)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return model, layout, AdWorldSource(config, stock, *_code_stock(config, model, stock, folder / "stock"))
+
+
+def _check_scratch(config: Config) -> None:
+    if config.world is None or config.vq_train is None:
+        raise ValueError(f"recipe {config.name!r} fine-tunes a base model, expected one that trains from scratch: nano")
 
 
 _OF_STOCK = (
@@ -73,14 +99,22 @@ _OF_STOCK = (
 
 def _share(config: Config, folder: Path) -> None:
     """Takes a folder for what recipes share; `ValueError` where it holds that of others."""
-    if not (folder / "recipe.json").exists():
+    if not (folder / weights.RECIPE).exists():
         keep_config(config, folder)
-    found = Config.load(folder / "recipe.json")
+    found = Config.load(folder / weights.RECIPE)
     if _stock_settings(found) != _stock_settings(config):
         raise ValueError(
             f"{folder} holds pictures, tokenizer and VQ of another config ({found.name}), expected those of "
             f"{config.name}: choose another folder"
         )
+
+
+def _check_parts(folder: Path, config: Config) -> None:
+    found = Config.load(folder / weights.RECIPE).model
+    for name in _OF_STOCK:
+        here, wanted = getattr(found, name), getattr(config.model, name)
+        if here != wanted:
+            raise ValueError(f"{folder}: model.{name} is {here}, expected {wanted} as in {config.name}: choose others")
 
 
 def _stock_settings(config: Config) -> list[Any]:
@@ -147,7 +181,7 @@ def _train_words(
     start(model.word_preference, rows)
     model.requires_grad_(False)
     model.word_preference.requires_grad_(True)
-    train(model, rows.batches, config.words_train, folder, what="words", numbers=rows.numbers)
+    train(model, rows.batches, config.words_train, folder, what="words", window=WINDOW, numbers=rows.numbers)
 
 
 class PictureBatches:
@@ -180,8 +214,9 @@ def shrink(pictures: np.ndarray, side: int) -> np.ndarray:
 def _code_stock(
     config: Config, model: UniAdGenForConditionalGeneration, stock: Stock, folder: Path
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Codes of all pictures as targets (pictures, K) and as clicks (pictures, P); made once."""
-    path = folder / "codes.npz"
+    """Codes of all pictures as targets (pictures, K) and as clicks (pictures, P); made once for each VQ."""
+    codebook = model.model.vqmodel.quantize.embedding.weight
+    path = folder / f"codes-{blake2b(codebook.cpu().numpy().tobytes(), digest_size=6).hexdigest()}.npz"
     if not path.exists():
         targets, clicks = [], []
         with progress_bar("codes", len(stock.pictures)) as bar:
@@ -191,7 +226,7 @@ def _code_stock(
                 small = to_pixels(shrink(pictures, config.data.click_size))
                 clicks.append(model.encode_pictures(small).numpy().astype(np.int16))
                 bar.advance(by=len(pictures))
-        partial = folder / "partial.npz"
+        partial = path.with_suffix(".partial.npz")
         np.savez(partial, targets=np.concatenate(targets), clicks=np.concatenate(clicks))
         os.replace(partial, path)
     with np.load(path) as arrays:

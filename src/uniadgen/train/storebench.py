@@ -25,8 +25,7 @@ from uniadgen.data.rows import Rows
 from uniadgen.data.shelves import BlobShelf, CodeShelf, Shelf, key_of
 from uniadgen.data.store import Store
 from uniadgen.data.tables import TableWriter
-from uniadgen.model.weights import read_tokenizer
-from uniadgen.pipeline import SHIPPED
+from uniadgen.model.weights import SHIPPED, read_tokenizer
 
 HISTORY = 17  # clicks of a sample: PAd1M's mean
 WORDS = ("light", "red", "blue", "warm", "mug", "lamp", "chair", "safe", "gift box", "kitchen", "oak", "steel", "glass")

@@ -50,6 +50,6 @@ def start(preference: WordPreference, rows: Rows) -> None:
     words = preference.words.weight
     generator = torch.Generator().manual_seed(rows.config.train.seed)
     words.copy_(torch.from_numpy(together(texts_clicked(rows), *words.shape)))
-    words += APART * torch.randn(words.shape, generator=generator)
+    words += APART * torch.randn(words.shape, generator=generator).to(words)
     preference.gate.weight.zero_()
     preference.gate.bias.fill_(FIRST_WEIGHT)

@@ -1,0 +1,67 @@
+"""Attention of a step in which no length is known to the host, in plain torch: what the GPU's kernels are held to."""
+
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from uniadgen.engine.precision import EIGHT_BIT, narrowed
+from uniadgen.engine.slots import Slots, each
+
+
+class PlainAttention:
+    """Rows of some groups, each at positions that are read on the device; looks at all columns that there are."""
+
+    def __init__(self, slots: Sequence[Slots]) -> None:
+        self.slots = slots
+
+    def place(self, slots: Sequence[Slots]) -> None:
+        """From now on it is about these."""
+        self.slots = slots
+
+    def aim(self, position: Int[Tensor, "rows k"]) -> None:
+        """The step is at these positions of the rows, groups one after the other."""
+        ends = [0, *accumulate(len(group.owners) for group in self.slots)]
+        self.columns = [
+            position[start:end] - group.skipped for group, (start, end) in zip(self.slots, pairwise(ends), strict=True)
+        ]
+
+    def attend(self, number: int, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "L h d"]:
+        """Keeps keys and values, and finds what the queries see: what is shared, and columns up to their own."""
+        sizes = [columns.numel() for columns in self.columns]
+        parts = zip(*(tensor.split(sizes) for tensor in (q, k, v)), strict=True)
+        found = [
+            self._attend(group, number, columns, *(part.unflatten(0, columns.shape) for part in three))
+            for group, columns, three in zip(self.slots, self.columns, parts, strict=True)
+        ]
+        return torch.cat(found)
+
+    @staticmethod
+    def _attend(
+        group: Slots, number: int, columns: Int[Tensor, "n k"], q: Tensor, k: Tensor, v: Tensor
+    ) -> Float[Tensor, "L h d"]:
+        rows = len(columns)
+        for kept, new in ((group.keys[number], k), (group.values[number], v)):
+            put(kept[:rows], columns, narrowed(new, kept.dtype))
+        keys, values = group.keys[number, :rows].to(q.dtype), group.values[number, :rows].to(q.dtype)
+        queries = q.transpose(1, 2)  # (n, h, k, d)
+        beyond = torch.arange(keys.shape[2], device=q.device) > columns[:, None, :, None]
+        scores = (queries @ keys.transpose(-1, -2)).masked_fill(beyond, float("-inf"))
+        if group.shared is not None:
+            scores = torch.cat([each(queries, group.shared.keys[number].to(q.dtype).transpose(-1, -2)), scores], dim=-1)
+        chances = (scores.float() * q.shape[-1] ** -0.5).softmax(-1).to(q.dtype)
+        first, second = chances.split([group.skipped, keys.shape[2]], dim=-1)
+        found = second @ values
+        if group.shared is not None:
+            found = found + each(first, group.shared.values[number].to(q.dtype))
+        return found.transpose(1, 2).flatten(0, 1)
+
+
+def put(kept: Float[Tensor, "n h room d"], columns: Int[Tensor, "n k"], new: Float[Tensor, "n k h d"]) -> None:
+    """Writes new keys or values into the columns of their rows."""
+    rows = torch.arange(len(columns), device=columns.device)[:, None]
+    if kept.dtype == EIGHT_BIT:  # torch moves bytes, not numbers of eight bits
+        kept, new = kept.view(torch.uint8), new.view(torch.uint8)
+    kept[rows, :, columns] = new

@@ -1,0 +1,135 @@
+"""One decoding step on a GPU without the cost of starting operations: all layers are one CUDA graph, replayed."""
+
+import logging
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from uniadgen.engine.attention import PlainAttention
+from uniadgen.engine.layers import Layers
+from uniadgen.engine.slots import Slots
+
+GRAPHS = 16  # that are kept: one for each number of rows and positions met often
+SEEN = 2  # steps of a kind before it is captured
+RESERVED = 4096  # positions whose rotations are made ahead: a graph looks into the table that it was captured with
+log = logging.getLogger(__name__)
+
+
+class GraphedStep:
+    """One position or several for every row, as `slots.step`; for layers on a GPU, which `serves` tells.
+
+    What a step consists of is Triton's kernels, or, where `plain`, torch's own operations, which need no Triton and are
+    slower. On a CPU it is the same without graphs: for tests.
+    """
+
+    def __init__(self, layers: Layers, plain: bool = False) -> None:
+        self.layers, self.plain = layers, plain
+        self.on_gpu = layers.norm.device.type == "cuda"
+        self.graphs: OrderedDict[Hashable, Captured] = OrderedDict()
+        self.seen: Counter[Hashable] = Counter()
+        layers.reserve(RESERVED)
+        if not plain:
+            if find_spec("triton") is None:
+                raise ValueError(
+                    "no triton, expected it for a GPU: pip install triton, or GraphedStep(layers, plain=True)"
+                )
+            from uniadgen.engine.fused import FusedOperations
+
+            layers.operations = FusedOperations(layers.norm.dtype)
+
+    @staticmethod
+    def serves(layers: Layers) -> bool:
+        """Whether layers are on a GPU."""
+        return layers.norm.device.type == "cuda"
+
+    def attention(self, slots: Sequence[Slots], count: int) -> Any:
+        """For `count` positions of every row: `aim`, then `attend` in every layer."""
+        if self.plain:
+            return PlainAttention(slots)
+        from uniadgen.engine.fused import FusedAttention
+
+        return FusedAttention(slots, count)
+
+    def forward(
+        self,
+        attention: Any,
+        x: Float[Tensor, "rows k D"],
+        position: Int[Tensor, "rows k"],
+        control: Float[Tensor, "rows k C"] | None,
+    ) -> Float[Tensor, "rows k D"]:
+        """All layers, from what is on the device alone: it can be captured."""
+        attention.aim(position)
+        flat = None if control is None else control.flatten(0, 1)
+        return self.layers.forward(x.flatten(0, 1), position.flatten(), attention.attend, flat).view_as(x)
+
+    def __call__(
+        self,
+        slots: Sequence[Slots],
+        x: Float[Tensor, "rows k D"],
+        position: Int[Tensor, "rows k"],
+        control: Float[Tensor, "rows k C"] | None,
+        firsts: Sequence[int],
+    ) -> Float[Tensor, "rows k D"]:
+        """As `slots.step`. What it returns is written over by the next step."""
+        groups = tuple((len(group.owners), group.shared is not None) for group in slots)
+        lies = tuple(group.keys.data_ptr() for group in slots) if self.plain else ()
+        key = groups, x.shape[1], control is not None, self.layers.angles[0].data_ptr(), lies
+        if key not in self.graphs:
+            self.seen[key] += 1
+            if self.seen[key] <= SEEN or not self.on_gpu:
+                return self.forward(self.attention(slots, x.shape[1]), x, position, control)
+            self.layers.tune(x.shape[0] * x.shape[1])
+            attention = self.attention(slots, x.shape[1])
+            inputs = [x.clone(), position.clone(), None if control is None else control.clone()]
+            graph = Graph(partial(self.forward, attention, *inputs))
+            self.graphs[key] = Captured(graph, attention, inputs)
+            if len(self.graphs) > GRAPHS:
+                self.graphs.popitem(last=False)
+        graph, attention, inputs = self.graphs[key]
+        self.graphs.move_to_end(key)
+        attention.place(slots)
+        for kept, new in zip(inputs, (x, position, control), strict=True):
+            if kept is not None:
+                kept.copy_(new)
+        return graph.replay()
+
+
+class Graph:
+    """Something captured on a GPU, which finds its inputs where they were then."""
+
+    def __init__(self, run: Callable[[], Any]) -> None:
+        self.run = run
+        self.graph = None
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):  # compiles what is to be compiled, and lets libraries take their memory
+            run()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                self.out = run()
+            self.graph = graph
+        except RuntimeError:
+            log.warning("a step could not be captured as a CUDA graph: each is started anew, slowly", exc_info=True)
+
+    def replay(self) -> Any:
+        """Runs it once more; the same tensors come out, with new numbers."""
+        if self.graph is None:
+            return self.run()
+        self.graph.replay()
+        return self.out
+
+
+class Captured(NamedTuple):
+    """A step and what is to be filled in before it is replayed."""
+
+    graph: Graph
+    attention: Any
+    inputs: list[Tensor | None]

@@ -1,0 +1,118 @@
+"""The GPU's kernels against torch's own operations: on a GPU, or, with TRITON_INTERPRET=1, on a CPU."""
+
+import os
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+if not (torch.cuda.is_available() or INTERPRETED):
+    pytest.skip("no GPU", allow_module_level=True)
+
+from uniadgen.engine import fused  # noqa: E402
+from uniadgen.engine.attention import PlainAttention  # noqa: E402
+from uniadgen.engine.layers import Operations, Prefix  # noqa: E402
+from uniadgen.engine.precision import EIGHT_BIT, scaled  # noqa: E402
+from uniadgen.engine.slots import Slots  # noqa: E402
+
+DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
+HEADS, SIZE, LAYERS = 2, 16, 2
+TORCH = Operations()
+ON_GPU = pytest.mark.skipif(INTERPRETED, reason="the interpreter has no such numbers")
+
+
+def numbers(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE, dtype)
+
+
+@pytest.fixture
+def ours() -> fused.FusedOperations:
+    """In float32."""
+    return fused.FusedOperations(torch.float32)
+
+
+def test_norm_gate_and_rotation(ours) -> None:
+    x, weight = numbers(5, 48), numbers(48, seed=1)
+    torch.testing.assert_close(ours.norm(x, weight, 1e-6), TORCH.norm(x, weight, 1e-6), atol=1e-5, rtol=1e-5)
+    both = numbers(5, 2 * 1030)
+    torch.testing.assert_close(ours.gate(both), TORCH.gate(both), atol=1e-5, rtol=1e-5)
+    heads = numbers(5, 9, 16)[:, :6]  # of a row, the first ones: as queries and keys stand beside values
+    cos, sin = numbers(2, 5, 1, 16, seed=2)
+    torch.testing.assert_close(ours.turn(heads, cos, sin), TORCH.turn(heads, cos, sin), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("tile", fused.TILES[:2] if INTERPRETED else fused.TILES)
+@pytest.mark.parametrize("rows", [1, 3, 40])
+def test_product_of_few_rows(tile, rows: int) -> None:
+    x, weight = numbers(rows, 272), numbers(70, 272, seed=1)
+    for add in (None, numbers(70, seed=2), numbers(rows, 70, seed=3)):
+        expected = TORCH.product(x, weight, add)
+        torch.testing.assert_close(fused.few_rows(x, weight, add, tile), expected, atol=1e-4, rtol=1e-4)
+
+
+@ON_GPU
+@pytest.mark.parametrize("rows", [2, 64, 100])
+def test_every_way_to_multiply_by_eight_bits(rows: int) -> None:
+    """Against the restored weights: within bfloat16's rounding, or e4m3's where x is narrowed as well."""
+    x, weight = numbers(rows, 512, dtype=torch.bfloat16), scaled(numbers(256, 512, seed=1))
+    expected = TORCH.product(x.float(), weight)
+    for way in fused.ways(rows, weight):
+        off = (way.multiply(x, weight, None).float() - expected).norm() / expected.norm()
+        assert off < (0.05 if way.name == "scaled_mm" else 0.01), way.name
+
+
+def prompt(length: int, seed: int, dtype: torch.dtype) -> Prefix:
+    return Prefix(*numbers(2, LAYERS, HEADS, length, SIZE, seed=seed, dtype=dtype))
+
+
+def groups(dtype: torch.dtype, cache: torch.dtype) -> list[Slots]:
+    """Three rows of their own prompts, and two that share one."""
+    own, shared = Slots(prompt(70, 0, dtype), 4, 140, dtype=cache), prompt(90, 5, dtype)
+    for number, length in enumerate((70, 3, 66)):
+        own.join(number, prompt(length, number, dtype))
+    together = Slots(shared, 2, 30, shared, cache)
+    for number in range(2):
+        together.join(number, shared)
+    return [own, together]
+
+
+KINDS = {
+    "float32": (torch.float32, torch.float32, 1e-5),
+    "bfloat16": (torch.bfloat16, torch.bfloat16, 2e-2),
+    "eight bits": (torch.bfloat16, EIGHT_BIT, 2e-2),
+}
+
+
+@pytest.mark.parametrize("kind", ["float32"] if INTERPRETED else KINDS)
+@pytest.mark.parametrize("count", [1, 4, 16])
+def test_attention(kind: str, count: int, monkeypatch) -> None:
+    """Rows at positions of their own, some behind a shared prompt, with columns split or not; then slots move."""
+    dtype, cache, off = KINDS[kind]
+    for programs in (1, 64):
+        monkeypatch.setattr(fused, "PROGRAMS", programs)
+        expected, slots = groups(dtype, cache), groups(dtype, cache)
+        plain, attention = PlainAttention(expected), fused.FusedAttention(slots, count)
+        start = torch.tensor([70, 3, 66, 90, 90])[:, None] + torch.arange(count)
+        for step in range(2 if count == 1 else 1):
+            q, k, v = numbers(3, 5 * count, HEADS, SIZE, seed=step, dtype=dtype)
+            position = (start + step).to(DEVICE)
+            plain.aim(position)
+            attention.aim(position)
+            wanted = plain.attend(1, q, k, v)
+            torch.testing.assert_close(attention.attend(1, q, k, v), wanted, atol=off, rtol=off)
+            for one, other in zip(slots, expected, strict=True):
+                assert torch.equal(one.keys.float(), other.keys.float())
+                assert torch.equal(one.values.float(), other.values.float())
+                one.reserve(200)
+                other.reserve(200)
+            attention.place(slots)
+
+
+@ON_GPU
+def test_what_the_bench_checks() -> None:
+    """Tokens in float32, hidden states in fewer bits, through CUDA graphs."""
+    from uniadgen.standin import checked
+
+    for name, result in checked(DEVICE).items():
+        assert result == "same tokens" or ", within" in result, f"{name}: {result}"
