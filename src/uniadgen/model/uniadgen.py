@@ -255,7 +255,8 @@ class UniAdGenForConditionalGeneration(JanusForConditionalGeneration):
         """
         alpha = cutout[3:]
         mean = cutout[:3].sum((1, 2), keepdim=True) / alpha.sum().clamp(min=1)
-        codes = self.encode_pictures((cutout[:3] + (1 - alpha) * mean)[None] * 2 - 1)[0]
+        picture = cutout[:3] + (1 - alpha) * mean
+        codes = self.encode_pictures((picture[None] * 2 - 1).to(self.dtype))[0]
         cell = cutout.shape[-1] // math.isqrt(len(codes))
         outside = (F.avg_pool2d(alpha[None], cell) < COVERED).float()  # (1, 1, h, w)
         near = F.max_pool2d(outside, 2 * margin + 1, stride=1, padding=margin) > 0
