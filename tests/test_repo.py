@@ -38,6 +38,7 @@ ORDER = (
     "ahead",
     "options",
     "standin",
+    "gpucases",
     "gpubench",
     "files",
     "demo",

@@ -916,6 +916,7 @@ def bench_gpu(
     ] = 3.0,
     seconds_budget: Annotated[float, typer.Option(min=1, help="What is not begun by then is not run.")] = 540,
     device: Annotated[str, typer.Option(help="cuda, or cpu, where tiny alone makes sense.")] = "cuda",
+    profile: Annotated[bool, typer.Option("--profile", help="Tell which kernels a step consists of.")] = False,
     out: Annotated[Path, typer.Option(help="Where the figures are written, after every case.")] = Path("gpu.json"),
 ) -> None:
     """Time models of the paper's sizes with random weights on a GPU: steps, whole ads, what the memory allows.
@@ -934,7 +935,8 @@ def bench_gpu(
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("no GPU here, expected one: run it where one is, or `--device cpu --shape tiny`")
     save = lambda report: files.write_whole(out, report.save)  # noqa: E731
-    bench = GPUBench(torch.device(device), accepted, seconds_budget, functools.partial(print, flush=True), save)
+    say = functools.partial(print, flush=True)
+    bench = GPUBench(torch.device(device), accepted, seconds_budget, say, save, profile)
     report = bench.run(shapes, batch or [1, 8, 32])
     Console(width=150).print(table(report))
     print(out)

@@ -81,11 +81,12 @@ def checked(device: torch.device) -> dict[str, str]:
     plain = device.type != "cuda"
     results = {}
     made = []
-    for way in ("torch", "one cell a step", "16 cells a step"):
+    for way in ("torch", "one cell a step", "16 cells a step", "overlapping kernels"):
         model, layout = seeded(device, torch.float32)
         engine = Engine(model, 16 if way.startswith("16") else 1, plain_torch=plain or way == "torch")
         if way == "torch":
             engine.step = partial(step, engine.layers)
+        engine.overlap(way == "overlapping kernels")
         scheduler = Scheduler(engine, layout, layout.config.generate, 1, 1)
         (ticket,) = scheduler.submit(requests(layout.config, 1, device), [torch.Generator().manual_seed(0)], [()])
         while scheduler.step():

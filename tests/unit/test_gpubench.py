@@ -7,8 +7,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from uniadgen import gpucases
 from uniadgen.__main__ import app
-from uniadgen.gpubench import Case, GPUBench, Line, Report, Shape, table
+from uniadgen.gpubench import GPUBench, Report, table
+from uniadgen.gpucases import Case, Line, Shape
 from uniadgen.standin import SHAPES, build, requests
 
 CPU = torch.device("cpu")
@@ -21,21 +23,23 @@ def bench(seconds: float, saved: list[int]) -> GPUBench:
 
 
 def test_every_case_is_measured_and_saved_at_once(monkeypatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("uniadgen.gpubench.COUNTS", {1: (1, 4)})
+    cases = (1, False, 1, "prefill"), (1, False, 1, "step"), (1, False, 4, "step"), (1, False, 1, "ads")
+    monkeypatch.setattr(gpucases, "CASES", {"model": cases, "fp8": (*cases, (32, False, 1, "step"))})
+    monkeypatch.setattr(gpucases, "REPLAYS", 2)
     monkeypatch.setattr("uniadgen.standin.WORDS", 3)
     saved: list[int] = []
     report = bench(1000, saved).run(["tiny"], [1])
     assert all(result == "same tokens" or ", within" in result for result in report.checks.values())
     assert [(line.case.weights, line.case.cache, line.case.count, line.case.what) for line in report.lines] == [
         (weights, cache, count, what)
-        for weights, cache in (("float32", "float32"), ("fp8", "float32"), ("fp8", "fp8"))
+        for weights, cache in (("float32", "float32"), ("fp8", "fp8"))
         for count, what in ((1, "prefill"), (1, "step"), (4, "step"), (1, "ads"))
     ]
     assert all(line.failed == "" and line.seconds for line in report.lines)
-    assert set(saved) == {*range(13)}
+    assert set(saved) == {*range(9)}
     report.save(tmp_path / "gpu.json")
-    assert len(json.loads((tmp_path / "gpu.json").read_text())["lines"]) == 12
-    assert table(report).row_count == 12
+    assert len(json.loads((tmp_path / "gpu.json").read_text())["lines"]) == 8
+    assert table(report).row_count == 8
 
 
 def test_a_case_that_fails_is_a_line_and_the_others_go_on(monkeypatch) -> None:
@@ -43,6 +47,7 @@ def test_a_case_that_fails_is_a_line_and_the_others_go_on(monkeypatch) -> None:
         raise torch.OutOfMemoryError("no memory")
 
     monkeypatch.setattr(Shape, "_step", fails)
+    monkeypatch.setattr(Shape, "_parts", lambda self, case: Line(case, 1.0))
     monkeypatch.setattr(Shape, "_ads", lambda self, case: Line(case, 1.0, 0.5, {"cells": 0.5}))
     report = bench(1000, []).run(["tiny"], [1])
     by_what = {line.case.what: line for line in report.lines}
@@ -75,7 +80,7 @@ def test_limits_count_weights_and_columns_once() -> None:
     from uniadgen.engine.engine import Engine
 
     model, layout = build(SHAPES["tiny"](), CPU, torch.float32)
-    shape = Shape("tiny", Engine(model, 1), layout, Report("a GPU", 1e-12, 3.0))  # a byte a second: seconds are bytes
+    shape = Shape("tiny", Engine(model, 1), layout, 1e-12)  # a byte a second: seconds are bytes
     column, own = 2 * 4 * 64 * 4, 32 + 8
     assert shape.limit(Case("tiny", "", "", 1, False, 1, "")) == pytest.approx(
         shape.engine.num_bytes + column * (sum(shape.lengths) + 2 * own)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from conftest import TINY
@@ -180,6 +181,8 @@ def test_a_table_is_trained_measured_and_set_beside_the_papers(tiny_run: Path, t
     assert ".." in rows["Ours"][header.index("m-ROUGE, here")]
     assert rows["Ours-image"][header.index("m-BLEU, here")] == "–"
     assert ".." in rows["Ours-text"][header.index("texts of selling points only")]
+    with Image.open(tmp_path / "again" / "table1.png") as drawn:
+        assert drawn.width > 300
     assert (tmp_path / "again" / "runs" / "nano_text" / "weights" / "recipe.json").is_file()
 
 

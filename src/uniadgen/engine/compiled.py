@@ -59,14 +59,14 @@ class CompiledStep:
                 end = min(start + share, num)
                 here = slice((first + start) * count, (first + end) * count)
                 places = np.arange(start, end).repeat(count), at[here] - group.skipped, at[here]
-                settings = angles, sites, self.parameters, self.layers.eps
+                settings = angles, sites, self.parameters, self.layers.operations.eps
                 work.append((states[here], *places, added[here], *settings, held_by(group)))
             first += num
         done = [self.pool.submit(forward, *part) for part in work[1:]]
         forward(*work[0])
         for other in done:
             other.result()
-        return self.layers.rms(flat, self.layers.norm).view_as(x)
+        return self.layers.operations.norm(flat, self.layers.norm).view_as(x)
 
 
 def numbers(tensor: Tensor) -> NDArray[Any]:

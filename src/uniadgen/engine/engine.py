@@ -85,6 +85,12 @@ class Engine:
         for weight in self.image_logits.weights:
             self.layers.operations.tune(rows, [weight])
 
+    def overlap(self, overlap: bool) -> None:
+        """Whether a GPU begins a kernel while the one before still works; what was captured is captured anew."""
+        if isinstance(self.step, GraphedStep):
+            self.step.overlap(overlap)
+            self.paintings = Recent(KEPT)
+
     @property
     def device(self) -> torch.device:
         """Where it is."""

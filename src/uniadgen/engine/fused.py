@@ -1,50 +1,87 @@
 """The layers' operations and their attention on a GPU, by kernels in Triton; products by whatever is fastest there."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from statistics import median
 from typing import Any, NamedTuple
 
 import torch
-import triton
+import triton  # pyright: ignore[reportMissingImports] - where there is a GPU
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from uniadgen.engine import kernels_cuda as kernels
-from uniadgen.engine.layers import Operations
+from uniadgen.engine import kernels_cuda
+from uniadgen.engine.capturing import Graph
+from uniadgen.engine.layers import Operations, Weight, size_of
 from uniadgen.engine.precision import EIGHT_BIT, Scaled
 from uniadgen.engine.slots import Slots
 
+kernels: Any = kernels_cuda  # which Triton makes of functions is not typed
 PROGRAMS = 1056  # that an attention starts at least: eight for each of an H100's 132 processors
 MOST_SPLITS = 32
 COLUMNS = 64  # that a program looks at together
 QUERIES = 64  # of rows of one prompt that a program takes through it together
 FEW = 64  # rows that the product in Triton takes
-# Outputs and inputs of a weight that a program takes together, stages ahead and warps: tried on every shape.
-TILES = ((16, 256, 4, 4), (32, 128, 4, 4), (32, 256, 3, 4), (64, 128, 4, 4))
-Weight = Tensor | Scaled
+MEMORY = 220_000  # bytes of an H100's shared memory that a program may take for what it has under way
+UNCACHED = 160e6  # bytes of weights that are multiplied in turn when a way is timed: none is in the cache then
+ENOUGH = 264  # programs of a product: two for each processor
+
+
+class Tile(NamedTuple):
+    """Outputs and inputs of a weight that a program takes together, stages ahead (1: no tensor cores), and warps."""
+
+    outputs: int
+    inputs: int
+    stages: int
+    warps: int
+
+
+TILES = (Tile(16, 256, 4, 4), Tile(32, 128, 4, 4), Tile(64, 128, 4, 4))
+TILES_OF_TWO = (Tile(2, 1024, 1, 4), Tile(4, 512, 1, 4), Tile(4, 1024, 1, 4), Tile(8, 1024, 1, 8))
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a way is chosen for."""
+
+    rows: int
+    shape: tuple[int, int]  # of the weight
+    dtype: torch.dtype  # of the weight
+    normed: bool
+    gated: bool
+
+    @property
+    def name(self) -> str:
+        """For reports."""
+        more = ", normed" * self.normed + ", gated" * self.gated
+        return f"{self.rows} x {self.shape} {str(self.dtype).removeprefix('torch.')}{more}"
 
 
 class Way(NamedTuple):
-    """One way to multiply, and its name in reports."""
+    """One way to multiply: (x, weight, add, norm, gated) -> product; and its name in reports."""
 
     name: str
-    multiply: Callable[[Tensor, Any, Tensor | None], Tensor]
+    multiply: Callable[..., Tensor]
 
 
 class FusedOperations(Operations):
-    """What a layer is made of, each one kernel. The fastest way to multiply is found by `tune`, for every shape."""
+    """What a layer is made of, in few kernels. The fastest way to multiply is found by `tune`, for every task.
 
-    def __init__(self, dtype: torch.dtype) -> None:
-        self.dtype = dtype  # of what is multiplied with weights
-        self.chosen: dict[tuple, Way] = {}
-        self.microseconds: dict[str, dict[str, float]] = {}  # of every way, by shape: for reports
+    With `overlap` a kernel starts while the one before still works (programmatic dependent launch), and waits inside.
+    """
 
-    def norm(self, x: Float[Tensor, "L D"], weight: Float[Tensor, "D"], eps: float) -> Float[Tensor, "L D"]:
+    def __init__(self, eps: float, dtype: torch.dtype, device: torch.device, overlap: bool = False) -> None:
+        super().__init__(eps)
+        self.dtype, self.overlap = dtype, overlap  # dtype: of what is multiplied with weights
+        self.arrived = torch.zeros(65536, dtype=torch.int32, device=device)  # programs of those that share outputs
+        self.chosen: dict[Task, Way] = {}
+        self.microseconds: dict[str, dict[str, float]] = {}  # of every way, by task: for reports
+
+    def norm(self, x: Float[Tensor, "L D"], weight: Float[Tensor, "D"]) -> Float[Tensor, "L D"]:
         """Root mean square norm."""
         x = x.contiguous()
         out, width = torch.empty_like(x), x.shape[1]
-        kernels.norm[(len(x),)](x, weight, out, width, eps, BLOCK=triton.next_power_of_2(width))
+        kernels.norm[(len(x),)](x, weight, out, width, self.eps, BLOCK=triton.next_power_of_2(width))
         return out
 
     def turn(
@@ -65,23 +102,31 @@ class FusedOperations(Operations):
         return out
 
     def product(
-        self, x: Float[Tensor, "L k"], weight: Weight, add: Float[Tensor, "..."] | None = None
+        self,
+        x: Float[Tensor, "L k"],
+        weight: Weight,
+        add: Float[Tensor, "..."] | None = None,
+        norm: Float[Tensor, "k"] | None = None,
+        gated: bool = False,
     ) -> Float[Tensor, "L out"]:
-        """x W', and `add` to it."""
-        way = self.chosen.get(key_of(len(x), weight))
-        return way.multiply(x, weight, add) if way else super().product(x, weight, add)
+        """x W', and `add` to it; x is normed before, and the product gated, where that is asked for."""
+        way = self.chosen.get(task_of(len(x), weight, norm, gated))
+        return (way.multiply if way else super().product)(x, weight, add, norm, gated)
 
-    def tune(self, rows: int, weights: Sequence[Weight]) -> None:
-        """Finds the fastest way for so many rows by weights of one shape: several, so that none is in the cache."""
-        key = key_of(rows, weights[0])
-        if key in self.chosen:
+    def tune(
+        self, rows: int, weights: Sequence[Weight], norm: Float[Tensor, "k"] | None = None, gated: bool = False
+    ) -> None:
+        """Finds the fastest way for so many rows by weights of one shape."""
+        task = task_of(rows, weights[0], norm, gated)
+        if task in self.chosen:
             return
-        x = torch.randn(rows, shape_of(weights[0])[1], device=device_of(weights[0]), dtype=self.dtype)
+        x = torch.randn(rows, task.shape[1], device=self.arrived.device, dtype=self.dtype)
+        weights = enough(weights)
         times: dict[str, float] = {}
         best: tuple[float, Way] | None = None
-        for way in ways(rows, weights[0]):
+        for way in self.ways(task):
             try:
-                seconds = spent(partial(way.multiply, x, add=None), weights)
+                seconds = spent(partial(way.multiply, x, add=None, norm=norm, gated=gated), weights)
             except Exception as error:  # one that this GPU or this shape does not have
                 times[f"{way.name}: {type(error).__name__}"] = float("nan")
                 continue
@@ -89,14 +134,110 @@ class FusedOperations(Operations):
             if best is None or seconds < best[0]:
                 best = seconds, way
         if best is None:
-            raise RuntimeError(f"no way to multiply {rows} rows by {key[1:]} works here, expected one: {list(times)}")
-        self.chosen[key] = best[1]
-        self.microseconds[f"{rows} x {key[1]} {str(key[2]).removeprefix('torch.')}"] = times
+            raise RuntimeError(f"no way to multiply {task.name} works here, expected one: {list(times)}")
+        self.chosen[task] = best[1]
+        self.microseconds[task.name] = times
+
+    def ways(self, task: Task) -> list[Way]:
+        """All that can do it."""
+        narrow = task.dtype == EIGHT_BIT
+        found = [Way("scaled_mm", self.both_in_eight_bits) if narrow else Way("cublas", super().product)]
+        if task.rows > FEW:
+            return [*found, *([Way("restored", super().product)] if narrow else [])]
+        if task.rows <= 2:
+            found += [Way(f"two {t.outputs}x{t.inputs}", partial(self.two_rows, tile=t)) for t in TILES_OF_TWO]
+        for tile in TILES[:1] if task.rows <= 2 else TILES:  # each takes its time to compile
+            for splits in splits_of(task, tile):
+                if fits(task, tile):
+                    name = f"few {tile.outputs}x{tile.inputs}" + f" / {splits}" * (splits > 1)
+                    found.append(Way(name, partial(self.few_rows, tile=tile, splits=splits)))
+        return found
+
+    def few_rows(
+        self,
+        x: Float[Tensor, "L k"],
+        weight: Weight,
+        add: Float[Tensor, "..."] | None,
+        norm: Float[Tensor, "k"] | None,
+        gated: bool,
+        tile: Tile,
+        splits: int = 1,
+    ) -> Float[Tensor, "L out"]:
+        """Reads the weights once, and turns those of eight bits into x's type only where they are multiplied."""
+        x, out, add, settings = self._prepared(x, weight, add, norm, gated, tile)
+        rows, scale = weight if isinstance(weight, Scaled) else (weight, x)
+        size, places = rows.shape[1], max(16, triton.next_power_of_2(len(x)))
+        parts = x.new_empty(splits * places * out.shape[1] if splits > 1 else 1, dtype=torch.float32)
+        kernels.product[triton.cdiv(len(rows), tile.outputs), splits](
+            x, x if norm is None else norm, rows, scale, add, out, parts, self.arrived,
+            len(x), out.shape[1], size, 0 if add.dim() == 1 else add.shape[1], self.eps,
+            SPLITS=splits, M=places, PRECISION=precision_of(x), num_stages=tile.stages, **settings,
+        )  # fmt: skip
+        return out
+
+    def two_rows(
+        self,
+        x: Float[Tensor, "L k"],
+        weight: Weight,
+        add: Float[Tensor, "..."] | None,
+        norm: Float[Tensor, "k"] | None,
+        gated: bool,
+        tile: Tile,
+    ) -> Float[Tensor, "L out"]:
+        """The same of at most two rows, without tensor cores."""
+        x, out, add, settings = self._prepared(x, weight, add, norm, gated, tile)
+        rows, scale = weight if isinstance(weight, Scaled) else (weight, x)
+        kernels.product_of_two[(triton.cdiv(len(rows), tile.outputs),)](
+            x, x if norm is None else norm, rows, scale, add, out,
+            len(x), out.shape[1], rows.shape[1], 0 if add.dim() == 1 else add.shape[1], self.eps, **settings,
+        )  # fmt: skip
+        return out
+
+    def _prepared(
+        self, x: Tensor, weight: Weight, add: Tensor | None, norm: Tensor | None, gated: bool, tile: Tile
+    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
+        num_out = shape_of(weight)[0] // (2 if gated else 1)
+        x, out = x.contiguous(), x.new_empty(len(x), num_out)
+        settings = {
+            "NORM": norm is not None,
+            "GATED": gated,
+            "SCALED": isinstance(weight, Scaled),
+            "ADDS": add is not None,
+            "N": tile.outputs,
+            "K": tile.inputs,
+            "num_warps": tile.warps,
+        }
+        return x, out, out if add is None else add.contiguous(), settings | overlapping(self.overlap)
+
+    def both_in_eight_bits(
+        self,
+        x: Float[Tensor, "L k"],
+        weight: Scaled,
+        add: Float[Tensor, "..."] | None,
+        norm: Float[Tensor, "k"] | None,
+        gated: bool,
+    ) -> Float[Tensor, "L out"]:
+        """On the tensor cores of eight bits: x's rows are scaled as well."""
+        x = x.contiguous() if norm is None else self.norm(x, norm)
+        narrow, scale = torch.empty_like(x, dtype=EIGHT_BIT), x.new_empty(len(x), 1, dtype=torch.float32)
+        kernels.narrow_rows[(len(x),)](x, narrow, scale, x.shape[1], BLOCK=triton.next_power_of_2(x.shape[1]))
+        out = torch._scaled_mm(  # pyright: ignore[reportPrivateImportUsage] - there is no public name
+            narrow, weight.rows.T, scale_a=scale, scale_b=weight.scale[None], out_dtype=x.dtype, use_fast_accum=True
+        )
+        out = self.gate(out) if gated else out
+        return out if add is None else out + add
 
 
-def key_of(rows: int, weight: Weight) -> tuple:
+def overlapping(overlap: bool) -> dict[str, bool]:
+    """How a kernel is started that may begin before the one before it has ended."""
+    return {"OVERLAP": True, "launch_pdl": True} if overlap else {"OVERLAP": False}
+
+
+def task_of(rows: int, weight: Weight, norm: Tensor | None, gated: bool) -> Task:
     """Equal where the same way is to be taken."""
-    return rows, tuple(shape_of(weight)), weight.rows.dtype if isinstance(weight, Scaled) else weight.dtype
+    out, size = shape_of(weight)
+    dtype = weight.rows.dtype if isinstance(weight, Scaled) else weight.dtype
+    return Task(rows, (out, size), dtype, norm is not None, gated)
 
 
 def shape_of(weight: Weight) -> torch.Size:
@@ -104,63 +245,17 @@ def shape_of(weight: Weight) -> torch.Size:
     return weight.rows.shape if isinstance(weight, Scaled) else weight.shape
 
 
-def device_of(weight: Weight) -> torch.device:
-    """Where it is."""
-    return weight.scale.device if isinstance(weight, Scaled) else weight.device
+def fits(task: Task, tile: Tile) -> bool:
+    """Whether what a program has under way has room there."""
+    rows = max(16, triton.next_power_of_2(task.rows))
+    of_x = task.dtype.itemsize if task.dtype != EIGHT_BIT else 2
+    return tile.stages * tile.inputs * (tile.outputs * task.dtype.itemsize + rows * of_x) <= MEMORY
 
 
-def ways(rows: int, weight: Weight) -> list[Way]:
-    """All that can multiply so many rows by it."""
-    few = [Way(f"triton {tile[0]}x{tile[1]}", partial(few_rows, tile=tile)) for tile in TILES] if rows <= FEW else []
-    if isinstance(weight, Scaled):
-        return [Way("scaled_mm", both_in_eight_bits), *few, *([] if few else [Way("restored", Operations().product)])]
-    return [Way("cublas", Operations().product), *few]
-
-
-def few_rows(
-    x: Float[Tensor, "L k"],
-    weight: Weight,
-    add: Float[Tensor, "..."] | None,
-    tile: tuple[int, int, int, int] = TILES[0],
-) -> Float[Tensor, "L out"]:
-    """Reads the weights once, and turns those of eight bits into x's type only where they are multiplied."""
-    rows, scale = weight if isinstance(weight, Scaled) else (weight, x)
-    num_out, size = rows.shape
-    x, out = x.contiguous(), x.new_empty(len(x), num_out)
-    outputs, inputs, stages, warps = tile
-    kernels.product[(triton.cdiv(num_out, outputs),)](
-        x,
-        rows,
-        scale,
-        out if add is None else add.contiguous(),
-        0 if add is None or add.dim() == 1 else num_out,
-        out,
-        len(x),
-        num_out,
-        size,
-        SCALED=isinstance(weight, Scaled),
-        ADDS=add is not None,
-        PRECISION=precision_of(x),
-        M=max(16, triton.next_power_of_2(len(x))),
-        N=outputs,
-        K=inputs,
-        num_stages=stages,
-        num_warps=warps,
-    )
-    return out
-
-
-def both_in_eight_bits(
-    x: Float[Tensor, "L k"], weight: Scaled, add: Float[Tensor, "..."] | None
-) -> Float[Tensor, "L out"]:
-    """On the tensor cores of eight bits: x's rows are scaled as well."""
-    x = x.contiguous()
-    narrow, scale = torch.empty_like(x, dtype=EIGHT_BIT), x.new_empty(len(x), 1, dtype=torch.float32)
-    kernels.narrow_rows[(len(x),)](x, narrow, scale, x.shape[1], BLOCK=triton.next_power_of_2(x.shape[1]))
-    out = torch._scaled_mm(
-        narrow, weight.rows.T, scale_a=scale, scale_b=weight.scale[None], out_dtype=x.dtype, use_fast_accum=True
-    )
-    return out if add is None else out + add
+def splits_of(task: Task, tile: Tile) -> list[int]:
+    """Among how many programs the inputs of an output may be split: where there are few, and x needs no norm."""
+    splits = min(8, triton.next_power_of_2(-(-ENOUGH * tile.outputs // task.shape[0])), task.shape[1] // tile.inputs)
+    return [1] if task.normed or splits <= 1 else [1, splits]
 
 
 def precision_of(x: Tensor) -> str:
@@ -168,19 +263,22 @@ def precision_of(x: Tensor) -> str:
     return "ieee" if x.dtype == torch.float32 else "tf32"
 
 
-def spent(multiply: Callable[..., Tensor], weights: Sequence[Weight], turns: int = 3) -> float:
-    """Seconds of one product: the median of a few turns through the weights, on the GPU's own clock."""
-    multiply(weight=weights[0])
-    times = []
-    for _ in range(turns):
-        began, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        began.record()
-        for weight in weights:
-            multiply(weight=weight)
-        ended.record()
-        ended.synchronize()
-        times.append(began.elapsed_time(ended) / 1e3 / len(weights))
-    return median(times)
+def enough(weights: Sequence[Weight]) -> list[Weight]:
+    """So many of them, or copies, that the cache holds none when it is its turn again."""
+    wanted = max(4, -(-UNCACHED // size_of(weights[0])))
+    chosen = list(weights[: int(wanted)])
+    while len(chosen) < wanted:
+        first = weights[0]
+        chosen.append(Scaled(first.rows.clone(), first.scale) if isinstance(first, Scaled) else first.clone())
+    return chosen
+
+
+def spent(multiply: Callable[..., Tensor], weights: Sequence[Weight]) -> float:
+    """Seconds of one product: a turn through the weights as a CUDA graph, so that the host's time does not count."""
+    graph = Graph(lambda: [multiply(weight=weight) for weight in weights])
+    if graph.graph is None:
+        raise RuntimeError("it cannot be captured")
+    return min(graph.seconds() for _ in range(3)) / len(weights)
 
 
 class FusedAttention:
@@ -190,8 +288,12 @@ class FusedAttention:
     are laid out anew: `place` writes the table, outside of what is captured.
     """
 
-    def __init__(self, slots: Sequence[Slots], count: int) -> None:
-        first = slots[0].keys
+    def __init__(
+        self, slots: Sequence[Slots], count: int, angles: tuple[Tensor, Tensor], overlap: bool = False
+    ) -> None:
+        """`angles`: cosines and sines of all positions; `overlap`: as `FusedOperations` has it."""
+        self.cos, self.sin = angles
+        first, self.overlap = slots[0].keys, overlap
         self.heads, self.size = first.shape[2], first.shape[4]
         self.count, self.like = count, first.new_empty(1)
         self.rows = sum(len(group.owners) for group in slots)
@@ -207,6 +309,7 @@ class FusedAttention:
         places = self.rows * count
         self.found = torch.zeros(places, self.heads, self.parts, self.size, device=first.device)
         self.sums = torch.full((places, self.heads, self.parts), float("-inf"), device=first.device)
+        self.arrived = torch.zeros(self.rows * self.heads, dtype=torch.int32, device=first.device)
         self.placed: list[list[int]] | None = None
         self.place(slots)
 
@@ -236,22 +339,11 @@ class FusedAttention:
         self.position = position.contiguous()
 
     def attend(self, number: int, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "L h d"]:
-        """Keeps keys and values, and finds what the queries see: what is shared, and columns up to their own."""
-        places, block = len(q), min(16, triton.next_power_of_2(self.heads))
-        kernels.keep[places, triton.cdiv(self.heads, block)](
-            k,
-            v,
-            self.position,
-            self.own,
-            self.like,
-            number,
-            self.count,
-            k.stride(0),
-            v.stride(0),
-            self.heads,
-            SIZE=self.size,
-            BLOCK=block,
-        )
+        """Rotates queries and keys, keeps keys and values, and finds what the queries see.
+
+        They see what is shared, and columns up to their own. q, k and v are parts of one tensor (L, 3 h, d).
+        """
+        assert v.data_ptr() - k.data_ptr() == k.data_ptr() - q.data_ptr() == self.heads * self.size * q.element_size()
         out, scale = q.new_empty(q.shape), self.size**-0.5 * 1.4426950408889634  # log2(e): powers are of 2
         settings: dict[str, Any] = {
             "SIZE": self.size,
@@ -260,47 +352,20 @@ class FusedAttention:
             "PRECISION": precision_of(q),
             "num_warps": 4,
         }
-        kernels.attend_own[self.rows, self.heads, self.splits](
-            q,
-            self.position,
-            self.own,
-            self.like,
-            self.found,
-            self.sums,
-            number,
-            self.count,
-            q.stride(0),
-            self.heads,
-            scale,
-            M=max(16, triton.next_power_of_2(self.count)),
-            SPLITS=self.splits,
-            **settings,
-        )
+        settings |= overlapping(self.overlap)
         if self.groups:
             kernels.attend_shared[self.groups, self.heads, self.shared_splits * self.blocks](
-                q,
-                self.shared,
-                self.like,
-                self.found,
-                self.sums,
-                number,
-                q.stride(0),
-                self.heads,
-                scale,
+                q, self.cos, self.sin, self.position, self.shared, self.like, self.found, self.sums,
+                number, self.heads, scale,
                 M=max(16, min(QUERIES, triton.next_power_of_2(self.longest))),
-                SPLITS=self.shared_splits,
-                OWN=self.splits,
-                **settings,
-            )
-        kernels.merge[places, self.heads](
-            self.found,
-            self.sums,
-            out,
-            self.heads,
-            SIZE=self.size,
-            PARTS=self.parts,
-            BLOCK=triton.next_power_of_2(self.parts),
-        )
+                SPLITS=self.shared_splits, OWN=self.splits, **settings,
+            )  # fmt: skip
+        kernels.attend_own[self.rows, self.heads, self.splits](
+            q, self.cos, self.sin, self.position, self.own, self.like, self.found, self.sums, self.arrived, out,
+            number, self.count, self.heads, scale,
+            M=max(16, triton.next_power_of_2(self.count)),
+            SPLITS=self.splits, BLOCK=triton.next_power_of_2(self.parts), **settings,
+        )  # fmt: skip
         return out
 
 

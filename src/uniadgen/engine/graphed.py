@@ -1,24 +1,22 @@
 """One decoding step on a GPU without the cost of starting operations: all layers are one CUDA graph, replayed."""
 
-import logging
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from uniadgen.engine.attention import PlainAttention
+from uniadgen.engine.capturing import Graph
 from uniadgen.engine.layers import Layers
 from uniadgen.engine.slots import Slots
 
 GRAPHS = 16  # that are kept: one for each number of rows and positions met often
 SEEN = 2  # steps of a kind before it is captured
 RESERVED = 4096  # positions whose rotations are made ahead: a graph looks into the table that it was captured with
-log = logging.getLogger(__name__)
 
 
 class GraphedStep:
@@ -41,7 +39,14 @@ class GraphedStep:
                 )
             from uniadgen.engine.fused import FusedOperations
 
-            layers.operations = FusedOperations(layers.norm.dtype)
+            self.fused = FusedOperations(layers.operations.eps, layers.norm.dtype, layers.norm.device)
+            layers.operations = self.fused
+
+    def overlap(self, overlap: bool) -> None:
+        """Whether a kernel begins while the one before still works: as `FusedOperations` has it."""
+        if not self.plain:
+            self.fused.overlap = overlap
+            self.graphs.clear()
 
     @staticmethod
     def serves(layers: Layers) -> bool:
@@ -54,7 +59,7 @@ class GraphedStep:
             return PlainAttention(slots)
         from uniadgen.engine.fused import FusedAttention
 
-        return FusedAttention(slots, count)
+        return FusedAttention(slots, count, self.layers.angles, self.fused.overlap)
 
     def forward(
         self,
@@ -66,7 +71,8 @@ class GraphedStep:
         """All layers, from what is on the device alone: it can be captured."""
         attention.aim(position)
         flat = None if control is None else control.flatten(0, 1)
-        return self.layers.forward(x.flatten(0, 1), position.flatten(), attention.attend, flat).view_as(x)
+        found = self.layers.forward(x.flatten(0, 1), position.flatten(), attention.attend, flat, turns=self.plain)
+        return found.view_as(x)
 
     def __call__(
         self,
@@ -95,36 +101,9 @@ class GraphedStep:
         self.graphs.move_to_end(key)
         attention.place(slots)
         for kept, new in zip(inputs, (x, position, control), strict=True):
-            if kept is not None:
+            if kept is not None and new is not None:
                 kept.copy_(new)
         return graph.replay()
-
-
-class Graph:
-    """Something captured on a GPU, which finds its inputs where they were then."""
-
-    def __init__(self, run: Callable[[], Any]) -> None:
-        self.run = run
-        self.graph = None
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):  # compiles what is to be compiled, and lets libraries take their memory
-            run()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        try:
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                self.out = run()
-            self.graph = graph
-        except RuntimeError:
-            log.warning("a step could not be captured as a CUDA graph: each is started anew, slowly", exc_info=True)
-
-    def replay(self) -> Any:
-        """Runs it once more; the same tensors come out, with new numbers."""
-        if self.graph is None:
-            return self.run()
-        self.graph.replay()
-        return self.out
 
 
 class Captured(NamedTuple):

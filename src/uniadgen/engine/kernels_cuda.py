@@ -1,12 +1,12 @@
-"""What a decoding step on a GPU consists of, in Triton: norm, rotation, products with few rows, attention, all small.
+"""What a decoding step on a GPU consists of, in Triton: products with few rows, attention, and what stands between.
 
 No kernel knows a length from the host: where a row stands is read on the device, so one CUDA graph serves all steps.
 """
 
-import triton
-import triton.language as tl
+import triton  # pyright: ignore[reportMissingImports] - where there is a GPU
+import triton.language as tl  # pyright: ignore[reportMissingImports]
 
-TABLE = tl.constexpr(5)  # numbers of a row in the table of rows: see `fused.Rows`
+TABLE = tl.constexpr(5)  # numbers of a row in the table of rows: see `fused.FusedAttention.place`
 SHARED = tl.constexpr(7)  # and of a group in the table of shared prompts
 
 
@@ -48,43 +48,128 @@ def gate(both, out, inner, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def _columns(num_out, N: tl.constexpr, GATED: tl.constexpr):
+    """Rows of the weight that a program takes: N of them, or, of gates and what they gate, N / 2 pairs in turn."""
+    at = tl.arange(0, N)
+    if GATED:
+        column = tl.program_id(0) * (N // 2) + at // 2
+        rows, there = column + (at % 2) * num_out, column < num_out
+    else:
+        rows = tl.program_id(0) * N + at
+        there = rows < num_out
+    return rows, there
+
+
+@triton.jit
+def _write(
+    total, column, inside, row, scale, add, add_stride, out, rows, num_out,
+    SCALED: tl.constexpr, ADDS: tl.constexpr, GATED: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
+    """What has been added up, scaled, gated, with something added to it."""
+    if SCALED:
+        total *= tl.load(scale + column, mask=inside, other=0.0)[None, :]
+    if GATED:
+        first, second = tl.split(tl.reshape(total, (M, N // 2, 2)))
+        total = first / (1 + tl.exp(-first)) * second
+        to = tl.program_id(0) * (N // 2) + tl.arange(0, N // 2)
+        mask = (row[:, None] < rows) & (to < num_out)[None, :]
+    else:
+        to = column
+        mask = (row[:, None] < rows) & inside[None, :]
+    if ADDS:
+        total += tl.load(add + row[:, None] * add_stride + to[None, :], mask=mask, other=0.0).to(tl.float32)
+    tl.store(out + row[:, None] * num_out + to[None, :], total.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["rows"])
 def product(
-    x,
-    weight,
-    scale,
-    add,
-    add_stride,
-    out,
-    rows,
-    num_out,
-    size,
-    SCALED: tl.constexpr,
-    ADDS: tl.constexpr,
-    PRECISION: tl.constexpr,
-    M: tl.constexpr,
-    N: tl.constexpr,
-    K: tl.constexpr,
-):
-    """out (rows, num_out) = x (rows, size) weight' * scale + add: N outputs at a time, all of the few rows at once."""
-    row = tl.arange(0, M)
-    column = tl.program_id(0) * N + tl.arange(0, N)
-    at = tl.arange(0, K)
+    x, norm, weight, scale, add, out, parts, arrived, rows, num_out, size, add_stride, eps,
+    NORM: tl.constexpr, GATED: tl.constexpr, SCALED: tl.constexpr, ADDS: tl.constexpr, PRECISION: tl.constexpr,
+    OVERLAP: tl.constexpr, SPLITS: tl.constexpr, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
+):  # fmt: skip
+    """out (rows, num_out) = x (rows, size) weight' * scale + add, N rows of the weight at a time, all of x at once.
+
+    x is first divided by its root mean square and multiplied with `norm`. With SPLITS a program takes a part of the
+    inputs only, and the last one to arrive adds up what all have written, in their order.
+    """
+    if OVERLAP:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
+    row, at = tl.arange(0, M), tl.arange(0, K)
+    column, inside = _columns(num_out, N, GATED)
+    split = tl.program_id(1)
+    share = tl.cdiv(tl.cdiv(size, SPLITS), K) * K
+    lo = split * share
+    hi = tl.minimum(lo + share, size)
     there = weight + column[:, None].to(tl.int64) * size + at[None, :]
     here = x + row[:, None] * size + at[None, :]
     total = tl.zeros((M, N), tl.float32)
-    for start in range(0, size, K):
-        inside = start + at < size
-        a = tl.load(here + start, mask=(row[:, None] < rows) & inside[None, :], other=0.0)
-        w = tl.load(there + start, mask=(column[:, None] < num_out) & inside[None, :], other=0.0)
+    squares = tl.zeros((M,), tl.float32)
+    for start in range(lo, hi, K):
+        left = start + at < hi
+        a = tl.load(here + start, mask=(row[:, None] < rows) & left[None, :], other=0.0)
+        w = tl.load(there + start, mask=inside[:, None] & left[None, :], other=0.0)
+        if NORM:
+            wide = a.to(tl.float32)
+            squares += tl.sum(wide * wide, 1)
+            a = (wide * tl.load(norm + start + at, mask=left, other=0.0).to(tl.float32)[None, :]).to(a.dtype)
         total = tl.dot(a, tl.trans(w.to(a.dtype)), total, input_precision=PRECISION)
-    inside = column < num_out
-    if SCALED:
-        total *= tl.load(scale + column, mask=inside, other=0.0)[None, :]
-    to = row[:, None] * num_out + column[None, :]
-    mask = (row[:, None] < rows) & inside[None, :]
-    if ADDS:
-        total += tl.load(add + row[:, None] * add_stride + column[None, :], mask=mask, other=0.0).to(tl.float32)
-    tl.store(out + to, total.to(out.dtype.element_ty), mask=mask)
+    if NORM:
+        total *= tl.rsqrt(squares / size + eps)[:, None]
+    if SPLITS == 1:
+        _write(total, column, inside, row, scale, add, add_stride, out, rows, num_out, SCALED, ADDS, GATED, M, N)
+    else:
+        to = parts + row[:, None] * num_out + column[None, :]
+        mask = (row[:, None] < rows) & inside[None, :]
+        tl.store(to + split * M * num_out, total, mask=mask)
+        tl.debug_barrier()
+        if tl.atomic_add(arrived + tl.program_id(0), 1) == SPLITS - 1:
+            total = tl.zeros((M, N), tl.float32)
+            for number in range(SPLITS):
+                total += tl.load(to + number * M * num_out, mask=mask, other=0.0, cache_modifier=".cg")
+            _write(total, column, inside, row, scale, add, add_stride, out, rows, num_out, SCALED, ADDS, GATED, M, N)
+            tl.store(arrived + tl.program_id(0), 0)
+
+
+@triton.jit(do_not_specialize=["rows"])
+def product_of_two(
+    x, norm, weight, scale, add, out, rows, num_out, size, add_stride, eps,
+    NORM: tl.constexpr, GATED: tl.constexpr, SCALED: tl.constexpr, ADDS: tl.constexpr, OVERLAP: tl.constexpr,
+    N: tl.constexpr, K: tl.constexpr,
+):  # fmt: skip
+    """As `product`, of one or two rows: without tensor cores, whose 16 rows would be empty, while weights stream by."""
+    at = tl.arange(0, K)
+    column, inside = _columns(num_out, N, GATED)
+    there = weight + column[:, None].to(tl.int64) * size + at[None, :]
+    w = tl.load(there, mask=inside[:, None] & (at < size)[None, :], other=0.0)
+    if OVERLAP:  # weights are no other kernel's: they are read while the one before still works
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
+    first, second = tl.zeros((N, K), tl.float32), tl.zeros((N, K), tl.float32)
+    square, other = tl.zeros((K,), tl.float32), tl.zeros((K,), tl.float32)
+    for start in range(0, size, K):
+        ahead = start + K + at < size
+        following = tl.load(there + start + K, mask=inside[:, None] & ahead[None, :], other=0.0)
+        left = start + at < size
+        a = tl.load(x + start + at, mask=left, other=0.0).to(tl.float32)
+        b = tl.load(x + size + start + at, mask=left & (rows > 1), other=0.0).to(tl.float32)
+        if NORM:
+            square += a * a
+            other += b * b
+            weights = tl.load(norm + start + at, mask=left, other=0.0).to(tl.float32)
+            a *= weights
+            b *= weights
+        wide = w.to(tl.float32)
+        first += wide * a[None, :]
+        second += wide * b[None, :]
+        w = following
+    one, two = tl.sum(first, 1), tl.sum(second, 1)
+    if NORM:
+        one *= tl.rsqrt(tl.sum(square, 0) / size + eps)
+        two *= tl.rsqrt(tl.sum(other, 0) / size + eps)
+    total = tl.trans(tl.join(one, two))
+    row = tl.arange(0, 2)
+    _write(total, column, inside, row, scale, add, add_stride, out, rows, num_out, SCALED, ADDS, GATED, 2, N)
 
 
 @triton.jit
@@ -98,27 +183,25 @@ def narrow_rows(x, out, scale, width, BLOCK: tl.constexpr):
     tl.store(out + row * width + at, (numbers / most).to(out.dtype.element_ty), mask=at < width)
 
 
-@triton.jit(do_not_specialize=["number"])
-def keep(
-    k, v, position, table, like, number, count, k_stride, v_stride, heads, SIZE: tl.constexpr, BLOCK: tl.constexpr
-):
-    """Writes new keys and values into the columns of their rows."""
-    place = tl.program_id(0).to(tl.int64)
-    head = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)[:, None]
-    at = tl.arange(0, SIZE)[None, :]
-    mine = table + (place // count) * TABLE
-    layer, stride = tl.load(mine + 2) * number, tl.load(mine + 3)
-    column = tl.load(position + place) - tl.load(mine + 4)
-    to = layer + head * stride + column * SIZE + at
-    for which in tl.static_range(2):
-        address = tl.load(mine + which).to(tl.pointer_type(like.dtype.element_ty))
-        if which == 0:
-            new = tl.load(k + place * k_stride + head * SIZE + at, mask=head < heads, other=0.0).to(tl.float32)
-        else:
-            new = tl.load(v + place * v_stride + head * SIZE + at, mask=head < heads, other=0.0).to(tl.float32)
-        if like.dtype.element_ty.primitive_bitwidth == 8:
-            new = tl.minimum(tl.maximum(new, -448.0), 448.0)
-        tl.store(address + to, new.to(like.dtype.element_ty), mask=head < heads)
+@triton.jit
+def _turned(heads, cos, sin, place, stride, position, there, SIZE: tl.constexpr):
+    """One head of some places, rotated to where they stand; the first half of `sin` is negative."""
+    at = tl.arange(0, SIZE)
+    here = heads + place[:, None] * stride
+    straight = tl.load(here + at[None, :], mask=there[:, None], other=0.0).to(tl.float32)
+    rolled = tl.load(here + ((at + SIZE // 2) % SIZE)[None, :], mask=there[:, None], other=0.0).to(tl.float32)
+    angle = position[:, None] * SIZE + at[None, :]
+    c = tl.load(cos + angle, mask=there[:, None], other=0.0).to(tl.float32)
+    s = tl.load(sin + angle, mask=there[:, None], other=0.0).to(tl.float32)
+    return (straight * c + rolled * s).to(heads.dtype.element_ty)
+
+
+@triton.jit
+def _kept(numbers, like):
+    """As the cache holds them: what is too large for e4m3 becomes its largest."""
+    if like.dtype.element_ty.primitive_bitwidth == 8:
+        numbers = tl.minimum(tl.maximum(numbers.to(tl.float32), -448.0), 448.0)
+    return numbers.to(like.dtype.element_ty)
 
 
 @triton.jit
@@ -151,40 +234,82 @@ def _look(
     return found, tl.where(some, most + tl.log2(tl.where(some, total, 1.0)), float("-inf"))
 
 
-@triton.jit(do_not_specialize=["number"])
+@triton.jit(do_not_specialize=["number", "count"])
 def attend_own(
-    q, position, table, like, found, sums, number, count, stride, heads, scale,
+    qkv, cos, sin, position, table, like, found, sums, arrived, out, number, count, heads, scale,
     SIZE: tl.constexpr, M: tl.constexpr, N: tl.constexpr, SPLITS: tl.constexpr, PARTS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    BLOCK: tl.constexpr, PRECISION: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    """A row's `count` queries and a part of its own columns: the columns of a row are split among SPLITS programs."""
+    """A row's `count` queries and a part of its own columns, among which are their own: those are written first.
+
+    The columns of a row are split among SPLITS programs. The last one to arrive makes one softmax of all parts, also of
+    those that come from a shared prompt.
+    """
+    if OVERLAP:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
     row, head, split = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
-    mine = table + row * TABLE
+    mine, stride = table + row * TABLE, 3 * heads * SIZE
     offset = tl.load(mine + 2) * number + head * tl.load(mine + 3)
     kind = tl.pointer_type(like.dtype.element_ty)
     keys, values = tl.load(mine).to(kind) + offset, tl.load(mine + 1).to(kind) + offset
     query, at = tl.arange(0, M), tl.arange(0, SIZE)
     place = row * count + query
     there = query < count
-    last = tl.load(position + place, mask=there, other=0) - tl.load(mine + 4)
+    stands = tl.load(position + place, mask=there, other=0)
+    last = stands - tl.load(mine + 4)
     length = tl.max(tl.where(there, last, 0), 0) + 1
     share = tl.cdiv(tl.cdiv(length, SPLITS), N) * N
     lo = split * share
     hi = tl.minimum(lo + share, length)
-    numbers = tl.load(q + place[:, None] * stride + head * SIZE + at[None, :], mask=there[:, None], other=0.0)
-    mean, log = _look(numbers, keys, values, lo, hi, last, scale, SIZE, M, N, PRECISION)
-    to = (place * heads + head) * PARTS + split
-    tl.store(found + to[:, None] * SIZE + at[None, :], mean, mask=there[:, None])
-    tl.store(sums + to, log, mask=there)
+
+    new = there & (last >= lo) & (last < hi)
+    column = last[:, None] * SIZE + at[None, :]
+    k = _turned(qkv + (heads + head) * SIZE, cos, sin, place, stride, stands, new, SIZE)
+    tl.store(keys + column, _kept(k, like), mask=new[:, None])
+    v = tl.load(qkv + (2 * heads + head) * SIZE + place[:, None] * stride + at[None, :], mask=new[:, None], other=0.0)
+    tl.store(values + column, _kept(v, like), mask=new[:, None])
+    tl.debug_barrier()  # what this program has written it now reads
+
+    q = _turned(qkv + head * SIZE, cos, sin, place, stride, stands, there, SIZE)
+    mean, log = _look(q, keys, values, lo, hi, last, scale, SIZE, M, N, PRECISION)
+    start = (place * heads + head) * PARTS
+    to = out + (place * heads + head)[:, None] * SIZE + at[None, :]
+    if PARTS == 1:
+        tl.store(to, mean.to(out.dtype.element_ty), mask=there[:, None])
+    else:
+        tl.store(found + (start + split)[:, None] * SIZE + at[None, :], mean, mask=there[:, None])
+        tl.store(sums + start + split, log, mask=there)
+        tl.debug_barrier()
+        if tl.atomic_add(arrived + row * heads + head, 1) == SPLITS - 1:
+            part = tl.arange(0, BLOCK)
+            known = there[:, None] & (part < PARTS)[None, :]
+            logs = tl.load(sums + start[:, None] + part[None, :], mask=known, other=float("-inf"), cache_modifier=".cg")
+            most = tl.where(there, tl.max(logs, 1), 0.0)
+            mean, total = tl.zeros((M, SIZE), tl.float32), tl.zeros((M,), tl.float32)
+            for number in range(PARTS):
+                log = tl.load(sums + start + number, mask=there, other=float("-inf"), cache_modifier=".cg")
+                chance = tl.exp2(log - most)
+                one = tl.load(
+                    found + (start + number)[:, None] * SIZE + at[None, :],
+                    mask=there[:, None], other=0.0, cache_modifier=".cg",
+                )  # fmt: skip
+                mean, total = mean + one * chance[:, None], total + chance
+            mean = mean / tl.where(there, total, 1.0)[:, None]
+            tl.store(to, mean.to(out.dtype.element_ty), mask=there[:, None])
+            tl.store(arrived + row * heads + head, 0)
 
 
 @triton.jit(do_not_specialize=["number"])
 def attend_shared(
-    q, table, like, found, sums, number, stride, heads, scale,
+    qkv, cos, sin, position, table, like, found, sums, number, heads, scale,
     SIZE: tl.constexpr, M: tl.constexpr, N: tl.constexpr, SPLITS: tl.constexpr, PARTS: tl.constexpr,
-    OWN: tl.constexpr, PRECISION: tl.constexpr,
+    OWN: tl.constexpr, PRECISION: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """All queries of a group and a part of the prompt that its rows share, M queries a program."""
+    if OVERLAP:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
     group, head, both = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
     split = both % SPLITS
     mine = table + group * SHARED
@@ -198,23 +323,10 @@ def attend_shared(
     share = tl.cdiv(tl.cdiv(length, SPLITS), N) * N
     lo = split * share
     hi = tl.minimum(lo + share, length)
-    numbers = tl.load(q + place[:, None] * stride + head * SIZE + at[None, :], mask=there[:, None], other=0.0)
+    stands = tl.load(position + place, mask=there, other=0)
+    q = _turned(qkv + head * SIZE, cos, sin, place, 3 * heads * SIZE, stands, there, SIZE)
     last = tl.zeros((M,), tl.int64) + length
-    mean, log = _look(numbers, keys, values, lo, hi, last, scale, SIZE, M, N, PRECISION)
+    mean, log = _look(q, keys, values, lo, hi, last, scale, SIZE, M, N, PRECISION)
     to = (place * heads + head) * PARTS + OWN + split
     tl.store(found + to[:, None] * SIZE + at[None, :], mean, mask=there[:, None])
     tl.store(sums + to, log, mask=there)
-
-
-@triton.jit
-def merge(found, sums, out, heads, SIZE: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr):
-    """One softmax of its parts: their means, weighted by their sums."""
-    place, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    at, part = tl.arange(0, SIZE), tl.arange(0, BLOCK)
-    start = (place * heads + head) * PARTS
-    logs = tl.load(sums + start + part, mask=part < PARTS, other=float("-inf"))
-    share = tl.exp2(logs - tl.max(logs, 0))
-    there = (start + part)[:, None] * SIZE + at[None, :]
-    means = tl.load(found + there, mask=(part < PARTS)[:, None], other=0.0)
-    mean = tl.sum(means * share[:, None], 0) / tl.sum(share, 0)
-    tl.store(out + (place * heads + head) * SIZE + at, mean.to(out.dtype.element_ty))

@@ -15,9 +15,7 @@ from uniadgen.model.foreground import control_sites
 
 # (number of the layer, queries, keys, values), each (L, heads, d) -> what the queries found, (L, heads, d)
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
-
-
-TUNED = 8  # layers whose weights are multiplied when the fastest way is looked for: more than a cache holds
+Weight = Tensor | Scaled
 
 
 class Prefix(NamedTuple):
@@ -42,9 +40,12 @@ class Layer(NamedTuple):
 class Operations:
     """What a layer is made of, in torch."""
 
-    def norm(self, x: Float[Tensor, "L D"], weight: Float[Tensor, "D"], eps: float) -> Float[Tensor, "L D"]:
+    def __init__(self, eps: float) -> None:
+        self.eps = eps  # of the norms
+
+    def norm(self, x: Float[Tensor, "L D"], weight: Float[Tensor, "D"]) -> Float[Tensor, "L D"]:
         """Root mean square norm."""
-        return torch.rms_norm(x, weight.shape, weight, eps)
+        return torch.rms_norm(x, weight.shape, weight, self.eps)
 
     def turn(
         self, heads: Float[Tensor, "L h d"], cos: Float[Tensor, "L 1 d"], sin: Float[Tensor, "L 1 d"]
@@ -58,13 +59,23 @@ class Operations:
         return F.silu(gate) * up
 
     def product(
-        self, x: Float[Tensor, "L k"], weight: Tensor | Scaled, add: Float[Tensor, "..."] | None = None
+        self,
+        x: Float[Tensor, "L k"],
+        weight: Weight,
+        add: Float[Tensor, "..."] | None = None,
+        norm: Float[Tensor, "k"] | None = None,
+        gated: bool = False,
     ) -> Float[Tensor, "L out"]:
-        """x W', and `add` to it."""
+        """x W', and `add` to it; x is normed before, and the product gated, where that is asked for."""
+        if norm is not None:
+            x = self.norm(x, norm)
         rows = weight.restored(x.dtype) if isinstance(weight, Scaled) else weight
-        return x @ rows.T if add is None else torch.addmm(add, x, rows.T)
+        found = x @ rows.T if add is None else torch.addmm(add, x, rows.T)
+        return self.gate(found) if gated else found
 
-    def tune(self, rows: int, weights: Sequence[Tensor | Scaled]) -> None:
+    def tune(
+        self, rows: int, weights: Sequence[Weight], norm: Float[Tensor, "k"] | None = None, gated: bool = False
+    ) -> None:
         """Finds the fastest way to multiply so many rows by weights of that shape: here there is only one."""
 
 
@@ -81,11 +92,11 @@ class Layers:
                 f"the decoder has {text.num_key_value_heads} key and {text.num_attention_heads} query heads, "
                 "expected as many of both, as Janus has: decode it with engine.loop"
             )
-        self.heads, self.eps = text.num_attention_heads, text.rms_norm_eps
+        self.heads = text.num_attention_heads
         self.rotary = decoder.rotary_emb
         self.norm = decoder.norm.weight
         sites = control_sites(config)
-        self.operations = Operations()
+        self.operations = Operations(text.rms_norm_eps)
         self.layers = [
             self._layer(layer, sites.get(number), in_eight_bits) for number, layer in enumerate(decoder.layers)
         ]
@@ -130,30 +141,34 @@ class Layers:
         position: Int[Tensor, "L"],
         attend: Attend,
         control: Float[Tensor, "L C"] | None = None,
+        turns: bool = True,
     ) -> Float[Tensor, "L D"]:
-        """Hidden states of L positions, of one row or of as many rows: only `attend` knows."""
+        """Hidden states of L positions, of one row or of as many rows: only `attend` knows.
+
+        Queries and keys are rotated to their positions here, unless `turns` is false: then `attend` does that too.
+        """
         size, width = x.shape
-        cos, sin = self.angles[0][position], self.angles[1][position]
+        cos, sin = (angles[position] for angles in self.angles) if turns else self.angles
         ops = self.operations
         for number, layer in enumerate(self.layers):
             if control is not None and layer.site is not None:
                 x = x + control[:, layer.site * width : (layer.site + 1) * width]
-            qkv = ops.product(self.rms(x, layer.norm), layer.qkv).view(size, 3 * self.heads, -1)
-            turned = ops.turn(qkv[:, : 2 * self.heads], cos, sin)
-            found = attend(number, turned[:, : self.heads], turned[:, self.heads :], qkv[:, 2 * self.heads :])
+            qkv = ops.product(x, layer.qkv, norm=layer.norm).view(size, 3 * self.heads, -1)
+            queries_and_keys, values = qkv[:, : 2 * self.heads], qkv[:, 2 * self.heads :]
+            if turns:
+                queries_and_keys = ops.turn(queries_and_keys, cos, sin)
+            found = attend(number, queries_and_keys[:, : self.heads], queries_and_keys[:, self.heads :], values)
             x = ops.product(found.reshape(size, width), layer.out, x)
-            both = ops.product(self.rms(x, layer.second_norm), layer.gate_up)
-            x = ops.product(ops.gate(both), layer.down, x)
-        return self.rms(x, self.norm)
+            x = ops.product(ops.product(x, layer.gate_up, norm=layer.second_norm, gated=True), layer.down, x)
+        return ops.norm(x, self.norm)
 
     def tune(self, rows: int) -> None:
         """Finds out how so many rows are multiplied fastest; what was found is kept."""
-        for kind in ("qkv", "out", "gate_up", "down"):
-            self.operations.tune(rows, [getattr(layer, kind) for layer in self.layers[:TUNED]])
-
-    def rms(self, x: Tensor, weight: Tensor) -> Tensor:
-        """The layers' norm."""
-        return self.operations.norm(x, weight, self.eps)
+        tune, layers = self.operations.tune, self.layers
+        tune(rows, [layer.qkv for layer in layers], layers[0].norm)
+        tune(rows, [layer.out for layer in layers])
+        tune(rows, [layer.gate_up for layer in layers], layers[0].second_norm, gated=True)
+        tune(rows, [layer.down for layer in layers])
 
     def read(self, embeds: Float[Tensor, "S D"]) -> Prefix:
         """A prompt, all at once."""
@@ -179,12 +194,12 @@ class Head:
     def __init__(self, head: Any, layers: Layers, in_eight_bits: bool = False) -> None:
         self.layers, self.activation = layers, head.activation_fn
         linears = head.proj_out, head.vision_head
-        self.weights: list[Tensor | Scaled] = [laid_out(linear.weight.data) for linear in linears]
+        self.weights: list[Weight] = []
         self.biases = [linear.bias.data for linear in linears]
-        for number, linear in enumerate(linears):
-            linear.weight.data = self.weights[number]
-            if in_eight_bits:
-                self.weights[number] = narrow(linear.weight.data, linear)
+        for linear in linears:
+            linear.weight.data = laid_out(linear.weight.data)
+            weight = linear.weight.data
+            self.weights.append(narrow(weight, linear) if in_eight_bits else weight)
 
     def __call__(self, hidden: Float[Tensor, "L D"]) -> Float[Tensor, "L Q"]:
         """Scores of the next image code."""

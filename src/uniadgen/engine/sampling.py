@@ -21,7 +21,12 @@ def draw(generators: Sequence[torch.Generator | None], *shape: int) -> Float[Ten
     It is a function of (seed, position): for the p-th token that a request draws, numbers p V ... p V + V - 1 of its
     stream, no matter who is beside it, in what order, and whether a row of cells is drawn at once.
     """
-    uniform = torch.stack([torch.full(shape, 0.5) if g is None else torch.rand(shape, generator=g) for g in generators])
+    rows = [torch.full(shape, 0.5) if g is None else torch.rand(shape, generator=g) for g in generators]
+    return gumbel(torch.stack(rows))
+
+
+def gumbel(uniform: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Gumbel noise from numbers between 0 and 1."""
     return -torch.log(-torch.log(uniform.clamp(min=1e-20)))
 
 

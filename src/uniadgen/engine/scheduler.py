@@ -1,6 +1,5 @@
 """The scheduler: ads join and leave at any step, each at a position of its own, words and cells in one step."""
 
-import math
 import threading
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
@@ -21,9 +20,10 @@ from uniadgen.engine.layers import Prefix
 from uniadgen.engine.lookup import Lookup
 from uniadgen.engine.loop import Progress
 from uniadgen.engine.making import Making, Window
+from uniadgen.engine.noise import PictureNoise
 from uniadgen.engine.painting import Canvas, painting
 from uniadgen.engine.reading import Read, read
-from uniadgen.engine.sampling import draw, guide, sample, settle
+from uniadgen.engine.sampling import guide, sample, settle
 from uniadgen.engine.slots import Slots
 from uniadgen.engine.ticket import QueueFull, Ticket
 
@@ -74,8 +74,7 @@ class Scheduler:
         # With place for drafts beyond the last cell.
         self.codes = torch.zeros(num_slots, self.cells + 2 * self.most, dtype=torch.long, device=self.device)
         unseen = self.most * UNSEEN if self.on_device else self.most
-        self.depth = self.side * (1 + math.ceil((unseen - 1) / self.side))  # cells whose noise is kept
-        self.noise = torch.zeros(num_slots, self.depth, size, device=self.device)
+        self.noise = PictureNoise(num_slots, self.side, unseen, size, self.device)
         self.control: Tensor | None = None  # (2 slots, K + 1, C): the last cell is none, and has none
         self.known: Tensor | None = None  # (slots, K + drafts): codes of cells that are not sampled, -1 for others
         self.alike: Tensor | None = None  # (2 slots, V), where the model has a word preference
@@ -164,19 +163,22 @@ class Scheduler:
         """Some cells of all pictures, while nobody wants anything else: the host looks only when they are there."""
         count = self._ahead
         steps = UNSEEN if count > 1 else min(min(self.side - ad.cell % self.side, ad.end - ad.cell) for ad in self.ads)
-        for ad in self.ads:
-            self._draw_until(ad, min(ad.cell + steps * count, self.cells))
+        self._draw_ahead(steps * count)
         canvas = self._canvas()
         painting(self.engine, canvas, self.in_use, count, self.cells, self.config).run(canvas, self.in_use, steps)
         self.codes[self.slot[:, 0]] = canvas.codes
         before = [ad.cell for ad in self.ads]
         if count == 1:  # while the GPU paints
-            for ad in self.ads:
-                self._draw_until(ad, min(ad.cell + steps + self.side, self.cells))
+            self._draw_ahead(steps + self.side)
         cells = canvas.cell.tolist() if count > 1 else [cell + steps for cell in before]
         for ad, cell, earlier in zip(tuple(self.ads), cells, before, strict=True):
             ad.paint_until(cell)
             self._tell_of(ad, earlier)
+
+    def _draw_ahead(self, count: int) -> None:
+        """The noise of so many cells of every ad."""
+        if self.config.temperature:
+            self.noise.draw_until([(ad, min(ad.cell + count, self.cells)) for ad in self.ads])
 
     def _canvas(self) -> Canvas:
         """Where the pictures of all ads stand."""
@@ -188,7 +190,7 @@ class Scheduler:
             cell=self._place([ad.cell for ad in self.ads]),
             end=self._place([ad.end for ad in self.ads]),
             known=None if self.known is None else self.known[slots],
-            noise=self.noise[slots],
+            noise=self.noise.table[slots],
             guidance=self._place([float(ad.guidance) for ad in self.ads])[:, None, None],
             start=self.start + offset[self.owner],
             owner=self.owner,
@@ -375,9 +377,8 @@ class Scheduler:
         cell = self._place([window.cells[at] for _, window in asking for at in window.asks])
         noise = None
         if self.config.temperature:
-            for number, window in asking:
-                self._draw_until(self.ads[number], window.cells[-1] + 1)
-            noise = self.noise[slot, cell % self.depth]
+            self.noise.draw_until([(self.ads[number], window.cells[-1] + 1) for number, window in asking])
+            noise = self.noise.table[slot, cell % self.noise.depth]
         codes = sample(logits, self.config.temperature, self.config.image_top_k, noise)
         if self.known is not None:
             codes = settle(codes, self.known[slot, cell])
@@ -398,15 +399,6 @@ class Scheduler:
         self.codes[slot, ahead] = self.codes[slot, last]
         if self.known is not None:
             self.codes[slot, ahead] = settle(self.codes[slot, ahead], self.known[slot, ahead])
-
-    def _draw_until(self, ad: Making, cell: int) -> None:
-        """Noise of whole rows of cells, so that all cells before this one have theirs."""
-        while self.config.temperature and ad.drawn * self.side < cell:
-            first = ad.drawn * self.side % self.depth
-            noise = draw([ad.generator], self.side, self.noise.shape[-1])[0]
-            noise = noise.pin_memory() if self.device.type == "cuda" else noise
-            self.noise[ad.slot, first : first + self.side].copy_(noise, non_blocking=True)
-            ad.drawn += 1
 
     def _guided(
         self,

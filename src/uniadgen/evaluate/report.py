@@ -82,14 +82,15 @@ def _p(value: float) -> str:
 
 
 def table(report: Report) -> Table:
-    """For a terminal; p is Holm's, over the generators compared on a measure."""
-    out = Table(*COLUMNS, title=escape(report.title))
+    """For a terminal, a section for each measure; p is Holm's, over the generators compared on a measure."""
+    out = Table("", "value", "95 %", "target", "against the reference", "p", title=escape(report.title))
     last = ""
     for line in report.lines:
-        if last not in ("", line.key):
+        measure, generator, value, interval, _, target, met, against, p = map(escape, cells(line))
+        if line.key != last:
             out.add_section()
-        first, *rest = map(escape, cells(line))
-        out.add_row(first if line.key != last else "", *rest)
+            out.add_row(f"[bold]{measure}[/]")
+        out.add_row(f"  {generator}", value, interval, f"{target} {met}".strip(), against, p)
         last = line.key
     return out
 

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from uniadgen.config import Config, nearest, override
 from uniadgen.data.whole import write_whole
+from uniadgen.evaluate.drawn import draw
 from uniadgen.evaluate.harness import Seeds
 from uniadgen.evaluate.measures import measure_of
 from uniadgen.evaluate.paper import TABLES, PaperTable, Row
@@ -65,7 +66,7 @@ class Beside(NamedTuple):
 
 
 def reproduce(names: Sequence[str], folder: Path, how: Reproduction) -> list[Beside]:
-    """Trains what is not yet in `folder`, measures all rows on the same requests, and writes NAME.md of each table.
+    """Trains what is not yet in `folder`, measures all rows on the same requests, writes NAME.md and NAME.png of each.
 
     Tables share models, and what they made. Raises `ValueError` for a table that is not there, or a folder of other
     settings.
@@ -93,7 +94,9 @@ def reproduce(names: Sequence[str], folder: Path, how: Reproduction) -> list[Bes
     found = []
     for name, paper in papers.items():
         configs = [Config.load(weights[row.recipe] / RECIPE) for row in paper.ours]
-        found.append(side_by_side(paper, _of_table(report, paper), configs))
+        own = _of_table(report, paper)
+        found.append(side_by_side(paper, own, configs))
+        draw(paper, own.lines, folder / f"{name}.png")
         page = found[-1].markdown()
         write_whole(folder / f"{name}.md", lambda path, page=page: path.write_text(page, encoding="utf-8"))
     return found

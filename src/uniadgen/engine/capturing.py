@@ -1,0 +1,45 @@
+"""CUDA graphs: what has been captured once on a GPU is started as a whole."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+log = logging.getLogger(__name__)
+
+
+class Graph:
+    """Something captured on a GPU, which finds its inputs where they were then."""
+
+    def __init__(self, run: Callable[[], Any]) -> None:
+        self.run = run
+        self.graph = None
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):  # compiles what is to be compiled, and lets libraries take their memory
+            run()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                self.out = run()
+            self.graph = graph
+        except RuntimeError:
+            log.warning("a step could not be captured as a CUDA graph: each is started anew, slowly", exc_info=True)
+
+    def replay(self) -> Any:
+        """Runs it once more; the same tensors come out, with new numbers."""
+        if self.graph is None:
+            return self.run()
+        self.graph.replay()
+        return self.out
+
+    def seconds(self) -> float:
+        """Of one replay, on the GPU's own clock."""
+        began, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        began.record()
+        self.replay()
+        ended.record()
+        ended.synchronize()
+        return began.elapsed_time(ended) / 1e3

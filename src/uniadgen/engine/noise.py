@@ -1,0 +1,45 @@
+"""The noise of pictures that are painted: drawn on the host a row of cells at a time, kept on the device."""
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from uniadgen.engine.making import Making
+from uniadgen.engine.sampling import gumbel
+
+THREADS = 8  # that draw for as many ads at once: torch lets others run meanwhile
+
+
+class PictureNoise:
+    """For every slot the noise of the cells that come next: of cell i at i modulo `depth`.
+
+    As `sampling.draw` defines it; where the device is a GPU, its logarithms are the GPU's.
+    """
+
+    def __init__(self, num_slots: int, side: int, unseen: int, size: int, device: torch.device) -> None:
+        """`unseen`: cells that may be asked for beyond the first that is not painted."""
+        self.side, self.device = side, device
+        self.depth = side * (1 + math.ceil((unseen - 1) / side))
+        self.table: Float[Tensor, "slots depth Q"] = torch.zeros(num_slots, self.depth, size, device=device)
+        self.threads = ThreadPoolExecutor(THREADS) if device.type == "cuda" and num_slots > 1 else None
+
+    def draw_until(self, wanted: Sequence[tuple[Making, int]]) -> None:
+        """Of whole rows of cells, so that all cells of an ad before the one named have theirs."""
+        asked = [(ad, math.ceil(cell / self.side) - ad.drawn) for ad, cell in wanted]
+        asked = [(ad, rows) for ad, rows in asked if rows > 0]
+        drawn = self.threads.map(self._uniform, asked) if self.threads else map(self._uniform, asked)
+        for (ad, rows), uniform in zip(asked, drawn, strict=True):
+            noise = gumbel(uniform.to(self.device, non_blocking=True))
+            for row in range(rows):
+                first = ad.drawn * self.side % self.depth
+                self.table[ad.slot, first : first + self.side] = noise[row]
+                ad.drawn += 1
+
+    def _uniform(self, asked: tuple[Making, int]) -> Float[Tensor, "rows side Q"]:
+        ad, rows = asked
+        uniform = torch.rand(rows, self.side, self.table.shape[-1], generator=ad.generator)
+        return uniform.pin_memory() if self.device.type == "cuda" else uniform
