@@ -36,10 +36,11 @@ ORDER = (
     "speed",
     "traffic",
     "ahead",
+    "options",
+    "precision",
     "standin",
     "gpucases",
     "gpubench",
-    "precision",
     "files",
     "demo",
 )

@@ -117,6 +117,10 @@ def generate(
     out: Out = Path("ad.png"),
     threads: Threads = 0,
     precision: Precision = "model",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="How it is sampled, e.g. --set generate.guidance_until=0.5. Repeatable."),
+    ] = None,
 ) -> None:
     """Make an ad for one product and one shopper.
 
@@ -133,6 +137,8 @@ def generate(
 
     use_threads(threads)
     generator = AdGenerator.from_pretrained(model, precision=precision)
+    if settings:
+        generator = generator.with_settings(parse_overrides(settings))
     for number in range(num_images):
         path = out if num_images == 1 else out.with_name(f"{out.stem}-{seed + number}{out.suffix}")
         ad = None
@@ -304,8 +310,8 @@ def evaluate(
         str | None,
         typer.Option(
             help="With commas between: style, words, pasted, text, text_strict, text_english, pbs, checks_picture, "
-            "checks_text, model; clip, dinov3, mocov3, pickscore, imagereward, ase with --weights. Default: the first "
-            "ten but text_strict and text_english, where the right answers are known."
+            "checks_text, model; product; clip, dinov3, mocov3, pickscore, imagereward, ase with --weights. Default: "
+            "the first ten but text_strict and text_english, where the right answers are known."
         ),
     ] = None,
     data: Annotated[
@@ -876,6 +882,34 @@ def bench_drafts(
     with progress_bar("ways", (turns + 1) * len(AHEAD) * len(TOGETHER)) as bar:
         report = drafts.measure(turns, bar.advance)
     files.write_whole(out, report.save)
+    Console().print(table(report))
+    print(out)
+
+
+@bench_app.command("options")
+@plainly
+def bench_options(
+    model: Annotated[str, typer.Option(help="`nano`, or a folder of weights trained on AdWorld.")] = "nano",
+    compact: Annotated[str, typer.Option(help="Weights trained with model.compact, such as nano_compact's.")] = "",
+    requests: Annotated[int, typer.Option(min=10, help="Held-out shoppers of AdWorld, one request each.")] = 100,
+    turns: Annotated[int, typer.Option(min=1, help="How often each option is timed; medians are shown.")] = 5,
+    out: Annotated[Path, typer.Option(help="The folder for figures and ads; a run that was stopped goes on.")] = Path(
+        "options"
+    ),
+    threads: Threads = 0,
+) -> None:
+    """Measure the options that change what comes out: speed beside the default's, and what becomes of quality.
+
+    Prints a table with 95 % intervals (whole shoppers resampled); docs/speed.md says what each option does.
+
+    Example: uniadgen bench options --requests 100 --compact runs/nano_compact/weights --threads 2
+    """
+    files.check_folder(out)
+    from uniadgen.options import Bench, table
+
+    use_threads(threads)
+    report = Bench(out, model, compact, requests).measure(turns)
+    report.save(out)
     Console().print(table(report))
     print(out)
 

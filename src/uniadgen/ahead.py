@@ -1,7 +1,6 @@
 """What drafts are worth: the same ads with more and more positions in a step, and how many tokens a step then gives."""
 
 import json
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -16,12 +15,11 @@ from uniadgen.data.adworld import example_of, shop_of
 from uniadgen.engine.loop import Progress
 from uniadgen.engine.making import Making, Window
 from uniadgen.engine.scheduler import Scheduler
-from uniadgen.pipeline import AdGenerator
+from uniadgen.pipeline import AdGenerator, Asked
 from uniadgen.speed import machine
 
 TOGETHER = (1, 2, 4, 8)
 AHEAD = (1, 2, 4, 8, 16)
-COVERED = 0.99  # of a cell's pixels, by the product
 
 
 @dataclass(frozen=True)
@@ -68,6 +66,18 @@ class Counted(Scheduler):
             self.counts["words" if window.says else "cells"] += (1, ad.fed - before)
 
 
+def make(generator: AdGenerator, asked: Asked) -> tuple[list[Progress], dict[str, np.ndarray]]:
+    """Decodes requests, no prompt of which is remembered from before; also what the steps gave, as it was counted."""
+    generator.engine.prefixes.values.clear()
+    scheduler = Counted(generator, len(asked.seeds))
+    noise = [torch.Generator().manual_seed(seed) for seed in asked.seeds]
+    points = [example.product.selling_points for example in asked.examples]
+    tickets = scheduler.submit(generator.lay_out(asked), noise, points)
+    while scheduler.step():
+        pass
+    return [ticket.latest for ticket in tickets], scheduler.counts
+
+
 class Drafts:
     """Ads for AdWorld's held-out shoppers."""
 
@@ -107,33 +117,24 @@ class Drafts:
 
     def _make(self, numbers: Sequence[int], ahead: int) -> dict[str, np.ndarray]:
         """The ads with these seeds; what their steps gave."""
-        generator = self.generator
-        generator.engine.positions = ahead * len(numbers)
-        generator.engine.prefixes.values.clear()
-        scheduler = Counted(generator, len(numbers))
+        self.generator.engine.positions = ahead * len(numbers)
         examples = [self.examples[number % len(self.examples)] for number in numbers]
-        noise = [torch.Generator().manual_seed(number) for number in numbers]
-        points = [example.product.selling_points for example in examples]
-        tickets = scheduler.submit(generator.lay_out(generator.ask(examples, numbers)), noise, points)
-        while scheduler.step():
-            pass
-        for number, ticket in zip(numbers, tickets, strict=True):
-            first, made = self.made.setdefault(number, ticket.latest), ticket.latest
+        ads, counts = make(self.generator, self.generator.ask(examples, numbers))
+        for number, made in zip(numbers, ads, strict=True):
+            first = self.made.setdefault(number, made)
             self.agree &= made.done and first.words == made.words and torch.equal(first.codes, made.codes)
-        return scheduler.counts
+        return counts
 
     @torch.no_grad()
     def _compare_with_cutouts(self) -> tuple[int, int]:
-        """Cells of the ads that lie in the product, and those whose code is that of the cut-out on white."""
+        """Cells of the ads that lie in the product, and those whose code is that of the cut-out by itself."""
         covered = same = 0
-        layout, side = self.generator.layout, math.isqrt(self.generator.config.cells)
+        layout = self.generator.layout
         for number, made in self.made.items():
-            cutout = torch.from_numpy(layout.control(self.examples[number % len(self.examples)].product.cutout))
-            alpha = cutout[3].unflatten(0, (side, -1)).unflatten(2, (side, -1)).mean((1, 3)).flatten()
-            on_white = cutout[:3] + 1 - cutout[3]
-            codes = self.generator.model.encode_pictures(on_white[None] * 2 - 1)[0]
-            covered += int((alpha > COVERED).sum())
-            same += int(((codes == made.codes[0]) & (alpha > COVERED)).sum())
+            cutout = layout.control(self.examples[number % len(self.examples)].product.cutout)
+            known = self.generator.model.known_cells(torch.from_numpy(cutout), margin=0)
+            covered += int((known >= 0).sum())
+            same += int((known == made.codes[0]).sum())
         return covered, same
 
 

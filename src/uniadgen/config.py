@@ -173,6 +173,9 @@ class GenerateConfig:
     temperature: float = 1.0
     text_top_k: int = 50  # release
     image_top_k: int = 0  # 0: the full softmax (release)
+    guidance_until: float = 1.0  # share of a picture's cells that are guided, the first ones (ours)
+    skip_product: bool = False  # cells inside the product get the codes of its own picture and are not sampled (ours)
+    skip_margin: int = 0  # cells taken off the product's outline before: what the VQ sees around a cell (ours)
     max_words: int = 64  # tokens of text at most
     # What a text may hold besides the product's selling points; nothing else can then be written. Empty: the model is
     # only told so in its instruction (paper section 4.3.2). ASCII words serve English texts, others Chinese ones.
@@ -187,9 +190,16 @@ class GenerateConfig:
         )
         _expect(1 <= self.guidance < math.inf, "generate.guidance", self.guidance, "1 (off) or more")
         _expect(self.max_words > 0, "generate.max_words", self.max_words, "more than 0")
+        until = self.guidance_until
+        _expect(0 <= until <= 1, "generate.guidance_until", until, "a share in [0, 1], 1 for the whole picture")
+        _expect(self.skip_margin >= 0, "generate.skip_margin", self.skip_margin, "0 cells or more")
         for name in ("text_top_k", "image_top_k"):
             _expect(getattr(self, name) >= 0, f"generate.{name}", getattr(self, name), "0 (all) or more")
         _expect(self.temperature >= 0, "generate.temperature", self.temperature, "0 (greedy) or more")
+
+    def guided_cells(self, cells: int) -> int:
+        """How many of a picture's cells are guided: the first ones."""
+        return math.ceil(self.guidance_until * cells)
 
 
 @dataclass(frozen=True, kw_only=True)

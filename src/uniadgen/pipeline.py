@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -67,6 +67,18 @@ class AdGenerator:
     def engine(self) -> Engine:
         """Made ready with the first ad; from then on the model stays where and as it is."""
         return Engine(self.model, precision=Precision.named(self.precision))
+
+    def with_settings(self, changes: Mapping[str, object]) -> "AdGenerator":
+        """The same model on the same engine, sampling otherwise: `{"generate.guidance_until": 0.5}`.
+
+        Raises `ValueError` for an unknown setting, one that does not fit, or one that belongs to the weights.
+        """
+        for name in changes:
+            if not name.startswith("generate."):
+                raise ValueError(f"got the setting {name}, expected one of generate.: the others belong to the weights")
+        other = AdGenerator(self.model, self.layout, override(self.config, changes), self.precision)
+        other.engine = self.engine
+        return other
 
     def _decoder(
         self, config: GenerateConfig, seeds: Sequence[int], points: Sequence[Sequence[str]]

@@ -19,7 +19,7 @@ from uniadgen.recipes import nano, recipe
 POINTS = ("kitchen mug", "dishwasher safe")
 GUIDED = GenerateConfig(guidance=3.0, text_top_k=0, image_top_k=0, max_words=5)
 # (clicks, seed) of every request of a batch; the last batch are candidates of one request.
-BATCHES = (((3, 1),), ((0, 2),), ((3, 1), (0, 2), (1, 3)), ((3, 1), (3, 4)))
+BATCHES = (((3, 1),), ((3, 1), (0, 2), (1, 3)), ((3, 1), (3, 4)))
 
 
 @pytest.fixture

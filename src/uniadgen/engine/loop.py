@@ -12,7 +12,7 @@ from uniadgen.config import GenerateConfig
 from uniadgen.data.batch import Batch
 from uniadgen.data.prompt import Layout
 from uniadgen.engine.faithful import Speller, Vocabulary
-from uniadgen.engine.sampling import draw, guide, sample
+from uniadgen.engine.sampling import draw, guide, sample, settle
 from uniadgen.model.preference import Fused
 from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration
 
@@ -84,6 +84,10 @@ class Decoder:
         self.model.decode(self.model.embed(batch, fused), self.attend, batch.position, None, self.cache)
         self.alike = self.model.alike(batch)
         self.control = self._control(batch, fused) if "image" in modality else None
+        self.known = None
+        if self.config.skip_product and "image" in modality:
+            known = [self.model.known_cells(c, self.config.skip_margin) for c in batch.cutout[: self.num_requests]]
+            self.known = torch.stack(known)
 
     def _write(self) -> Iterator[list[list[int]]]:
         """The text stage: from `<text>` until every row has fed its `</text>`."""
@@ -111,6 +115,7 @@ class Decoder:
         """The image stage: K codes from `<image>`, each position with the control of the cell it predicts."""
         cells = self.layout.config.cells
         side, size = round(cells**0.5), self.layout.config.model.num_codes
+        guided = self.config.guided_cells(cells)
         codes: list[Tensor] = []
         noise = None
         embeds = self._embed(torch.full((self.num_requests,), self.layout.start_image))
@@ -118,9 +123,11 @@ class Decoder:
             if cell % side == 0 and self.config.temperature:
                 noise = draw(self.generators, side, size).to(embeds.device)  # of a row at once: one copy to a GPU
             hidden = self._step(embeds, cell)
-            logits = self._guide(self.model.image_logits(hidden))
+            logits = self.model.image_logits(hidden)
+            logits = self._guide(logits) if cell < guided else logits[: self.num_requests].float()
             here = None if noise is None else noise[:, cell % side]
-            codes.append(sample(logits, self.config.temperature, self.config.image_top_k, here))
+            code = sample(logits, self.config.temperature, self.config.image_top_k, here)
+            codes.append(code if self.known is None else settle(code, self.known[:, cell]))
             embeds = self._embed_codes(codes[-1])
             if (cell + 1) % side == 0:
                 yield torch.stack(codes, dim=1).cpu()

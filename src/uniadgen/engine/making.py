@@ -55,6 +55,7 @@ class Making:
         self.max_words, self.guidance = config.max_words, config.guidance
         self.ticket = Ticket()
         self.cells = layout.config.cells if "image" in modality else 0
+        self.guided_cells = config.guided_cells(self.cells)
         self.writing = "text" in modality
         self.pending = [layout.start_text if self.writing else layout.start_image]  # known, and not fed yet
         self.words: list[int] = []
@@ -69,6 +70,16 @@ class Making:
     def room(self) -> int:
         """Positions after the prompt, at most."""
         return (self.max_words + 2) * self.writing + self.cells
+
+    @property
+    def guided(self) -> bool:
+        """Whether what comes next is guided, where there is another branch."""
+        return self.writing or self.cell < self.guided_cells
+
+    @property
+    def end(self) -> int:
+        """Cells up to this one are painted alike: no step is guided in part."""
+        return self.guided_cells if self.guided else self.cells
 
     @property
     def done(self) -> bool:
@@ -95,7 +106,7 @@ class Making:
         if len(known) < len(self.pending):
             return Window(known, [nothing] * len(known), len(known))
         sure = max(len(known), 1)
-        paints = min(most - sure + 1, self.cells - self.cell)
+        paints = min(most - sure + 1, self.end - self.cell)
         cells = [nothing] * (sure - 1) + list(range(self.cell, self.cell + paints))
         return Window(known + [0] * (len(cells) - len(known)), cells, sure, paints=paints)
 

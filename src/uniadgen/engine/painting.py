@@ -11,7 +11,7 @@ from torch import Tensor
 from uniadgen.config import GenerateConfig
 from uniadgen.engine.engine import Engine
 from uniadgen.engine.graphed import Graph, GraphedStep
-from uniadgen.engine.sampling import sample
+from uniadgen.engine.sampling import sample, settle
 from uniadgen.engine.slots import Slots
 
 
@@ -24,6 +24,8 @@ class Canvas:
 
     codes: Int[Tensor, "R W"]
     cell: Int[Tensor, "R"]  # the next one
+    end: Int[Tensor, "R"]  # cells that are painted in this way, no more
+    known: Int[Tensor, "R W"] | None  # codes of cells that are not sampled, -1 for others
     noise: Float[Tensor, "R depth Q"]  # of cell i at i modulo depth
     guidance: Float[Tensor, "R 1 1"]
     start: Int[Tensor, "rows 1"]  # a row's position at cell 0
@@ -81,7 +83,7 @@ class Painting:
 
     def _step(self) -> None:
         on, count = self.canvas, self.count
-        cell = on.cell.clamp(max=self.cells - 1)[:, None] + self.ahead  # (R, k); of a whole picture, its last one again
+        cell = on.cell.minimum(on.end - 1)[:, None] + self.ahead  # (R, k); where all is painted, the last one again
         embeds = self.engine.codes[on.codes.gather(1, cell - 1)][on.owner]  # (rows, k, D)
         mine = cell[on.owner]
         control = None
@@ -97,11 +99,16 @@ class Painting:
             at = (cell % on.noise.shape[1])[..., None].expand(-1, -1, on.noise.shape[-1])
             noise = on.noise.gather(1, at).flatten(0, 1)
         new = sample(guided.flatten(0, 1), self.config.temperature, self.config.image_top_k, noise).view_as(cell)
+        new = self._settle(new, cell)
         right = 1 + (on.codes.gather(1, cell) == new)[:, :-1].long().cumprod(1).sum(1)
         on.codes.scatter_(1, cell, new)
         if count > 1:  # drafts of the cells that come next: as the last one
-            on.codes.scatter_(1, cell + count, new[:, -1:].expand(-1, count))
-        on.cell.copy_((cell[:, 0] + right).clamp(max=self.cells))
+            on.codes.scatter_(1, cell + count, self._settle(new[:, -1:].expand(-1, count), cell + count))
+        on.cell.copy_((cell[:, 0] + right).minimum(on.end))
+
+    def _settle(self, codes: Int[Tensor, "R k"], cell: Int[Tensor, "R k"]) -> Int[Tensor, "R k"]:
+        known = self.canvas.known
+        return codes if known is None else settle(codes, known.gather(1, cell))
 
 
 def painting(
@@ -113,6 +120,8 @@ def painting(
     if engine.step.plain:  # it looks at these very slots
         return make()
     groups = tuple((len(group.owners), group.shared is not None) for group in slots)
-    shapes = tuple(None if part is None else part.shape for part in (canvas.codes, canvas.noise, canvas.control))
+    shapes = tuple(
+        None if part is None else part.shape for part in (canvas.codes, canvas.known, canvas.noise, canvas.control)
+    )
     settings = config.temperature, config.image_top_k
     return engine.paintings.get((groups, shapes, count, engine.layers.angles[0].data_ptr(), settings), make)

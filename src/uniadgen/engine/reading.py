@@ -5,9 +5,10 @@ from dataclasses import fields, replace
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from uniadgen.config import GenerateConfig
 from uniadgen.data.batch import Batch
 from uniadgen.engine.engine import Engine
 from uniadgen.engine.layers import Prefix
@@ -21,14 +22,15 @@ class Read(NamedTuple):
     prefixes: list[Prefix]
     control: Float[Tensor, "rows K C"] | None  # None where no picture is to be painted
     alike: Float[Tensor, "rows V"] | None  # None where the model has no word preference
+    known: Int[Tensor, "R K"] | None  # codes of cells that are not sampled, -1 for others; None where all are
 
 
 @torch.no_grad()
 def read(
-    engine: Engine, batch: Batch, generators: Sequence[torch.Generator], leave_out: str, with_picture: bool
+    engine: Engine, batch: Batch, generators: Sequence[torch.Generator], config: GenerateConfig, with_picture: bool
 ) -> Read:
     """R requests, rows as the loop has them: R with everything, then, if guided, R of the other branch."""
-    return Reading(engine, batch, generators).read(leave_out, with_picture)
+    return Reading(engine, batch, generators).read(config, with_picture)
 
 
 class Reading:
@@ -42,7 +44,7 @@ class Reading:
         self.clicked = [row for row in self.first.values() if batch.clicked[row].any()]
         self.fused = self._fuse()
 
-    def read(self, leave_out: str, with_picture: bool) -> Read:
+    def read(self, config: GenerateConfig, with_picture: bool) -> Read:
         """Every different prompt once."""
         known = self._read_prompts(take(self.batch, self.clicked), self.fused) if self.clicked else []
         prefixes = dict(zip([self.keys[row] for row in self.clicked], known, strict=True))
@@ -50,8 +52,13 @@ class Reading:
             if key not in prefixes:  # nothing of a shopper in it: kept for later ads
                 alone = lambda row=row: self._read_prompts(take(self.batch, [row]), None)[0]  # noqa: E731
                 prefixes[key] = self.engine.prefixes.get(key, alone)
-        control = self._control(leave_out) if with_picture else None
-        return Read([prefixes[key] for key in self.keys], control, self.model.alike(self.batch))
+        control = known = None
+        if with_picture:
+            unique, rows = self._products()
+            control = self._control(unique, rows, config.leave_out)
+            if config.skip_product:
+                known = torch.stack([self.model.known_cells(one, config.skip_margin) for one in unique])[rows]
+        return Read([prefixes[key] for key in self.keys], control, self.model.alike(self.batch), known)
 
     def _fuse(self) -> Fused | None:
         """Preference tokens of the different histories, extracted once."""
@@ -76,15 +83,18 @@ class Reading:
             by_chance = self.model.config.gumbel_at_inference
         return (row if by_chance else -1, *(part.cpu().numpy().tobytes() for part in parts))
 
-    def _control(self, leave_out: str) -> Float[Tensor, "rows K C"]:
-        """Once for every different product."""
-        num_requests = len(self.generators)
-        cutouts = self.batch.cutout[:num_requests]
+    def _products(self) -> tuple[Float[Tensor, "U 4 H W"], Int[Tensor, "R"]]:
+        """The different products, and which of them each request has."""
+        cutouts = self.batch.cutout[: len(self.generators)]
         said = [cutout.cpu().numpy().tobytes() for cutout in cutouts]
         unique = list(dict.fromkeys(said))
-        control = self.model.foreground(cutouts[[said.index(one) for one in unique]])
         rows = torch.tensor([unique.index(one) for one in said])
-        both = branches(control[rows], len(self.keys) // num_requests, leave_out)
+        return cutouts[[said.index(one) for one in unique]], rows
+
+    def _control(self, cutouts: Tensor, rows: Tensor, leave_out: str) -> Float[Tensor, "rows K C"]:
+        """Once for every different product."""
+        control = self.model.foreground(cutouts)
+        both = branches(control[rows], len(self.keys) // len(self.generators), leave_out)
         return self.model.add_preference(both, self.batch, self._spread())
 
     def _spread(self) -> Fused | None:

@@ -73,16 +73,26 @@ class Reference:
     def paint(self) -> list[int]:
         """The codes, cell by cell."""
         self.answer.append((self.layout.start_image, Kind.PROMPT))
-        codes = []
-        for _ in range(self.layout.config.cells):
-            codes.append(self.next(Kind.IMAGE, self.config.image_top_k))
+        cells, codes = self.layout.config.cells, []
+        known, guided = self.known(), self.config.guided_cells(cells)
+        for cell in range(cells):
+            branches = len(self.rows) if cell < guided else 1
+            code = self.next(Kind.IMAGE, self.config.image_top_k, branches=branches)
+            codes.append(code if known[cell] < 0 else known[cell])
             self.answer.append((codes[-1], Kind.IMAGE))
         return codes
 
-    def next(self, kind: Kind, top_k: int, allowed: list[int] | None = None) -> int:
-        """One more token of that kind."""
-        scores = [self.score(self.read(branch, kind)[None], branch, kind) for branch in range(len(self.rows))]
-        logits = guide(torch.cat(scores).float(), len(self.rows), self.config.guidance)
+    def known(self) -> list[int]:
+        """Codes of the cells inside the product where those are skipped; -1 for all that are not known."""
+        if not self.config.skip_product:
+            return [-1] * self.layout.config.cells
+        return self.model.known_cells(torch.from_numpy(self.rows[0].cutout), self.config.skip_margin).tolist()
+
+    def next(self, kind: Kind, top_k: int, allowed: list[int] | None = None, branches: int | None = None) -> int:
+        """One more token of that kind, from all branches of guidance or the first ones."""
+        branches = branches or len(self.rows)
+        scores = [self.score(self.read(branch, kind)[None], branch, kind) for branch in range(branches)]
+        logits = guide(torch.cat(scores).float(), branches, self.config.guidance)
         if allowed is not None:
             barred = torch.ones_like(logits, dtype=torch.bool)
             barred[:, allowed] = False

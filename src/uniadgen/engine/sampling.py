@@ -46,6 +46,11 @@ def sample(
     return (logits + noise.to(logits.device)).argmax(-1)
 
 
+def settle(codes: Int[Tensor, "*L"], known: Int[Tensor, "*L"]) -> Int[Tensor, "*L"]:
+    """Codes, or what is known of their cells; -1 where nothing is."""
+    return torch.where(known >= 0, known, codes)
+
+
 class Noise:
     """The noise of one request's words, drawn ahead where drafts are verified; what is drawn and not used goes back."""
 

@@ -24,7 +24,7 @@ from uniadgen.engine.making import Making, Window
 from uniadgen.engine.noise import PictureNoise
 from uniadgen.engine.painting import Canvas, painting
 from uniadgen.engine.reading import Read, read
-from uniadgen.engine.sampling import guide
+from uniadgen.engine.sampling import guide, settle
 from uniadgen.engine.slots import Slots
 from uniadgen.engine.ticket import QueueFull, Ticket
 
@@ -77,6 +77,7 @@ class Scheduler:
         unseen = self.most * UNSEEN if self.on_device else self.most
         self.noise = PictureNoise(num_slots, self.side, unseen, size, self.device)
         self.control: Tensor | None = None  # (2 slots, K + 1, C): the last cell is none, and has none
+        self.known: Tensor | None = None  # (slots, K + drafts): codes of cells that are not sampled, -1 for others
         self.alike: Tensor | None = None  # (2 slots, V), where the model has a word preference
         if self.model.config.word_preference:
             self.alike = torch.zeros(2 * num_slots, self.model.config.text_config.vocab_size, device=self.device)
@@ -122,6 +123,7 @@ class Scheduler:
         """
         self._let_go()
         self._admit()
+        self._leave([(ad, 1) for ad in self.ads if not ad.guided and (ad, 1) in self.row_of])
         if self.on_device and self.ads and all(ad.paints_on for ad in self.ads):
             try:
                 self._paint_on()
@@ -161,7 +163,7 @@ class Scheduler:
     def _paint_on(self) -> None:
         """Some cells of all pictures, while nobody wants anything else: the host looks only when they are there."""
         count = self._ahead
-        steps = UNSEEN if count > 1 else min(self.side - ad.cell % self.side for ad in self.ads)
+        steps = UNSEEN if count > 1 else min(min(self.side - ad.cell % self.side, ad.end - ad.cell) for ad in self.ads)
         self._draw_ahead(steps * count)
         canvas = self._canvas()
         painting(self.engine, canvas, self.in_use, count, self.cells, self.config).run(canvas, self.in_use, steps)
@@ -187,6 +189,8 @@ class Scheduler:
         return Canvas(
             codes=self.codes[slots],
             cell=self._place([ad.cell for ad in self.ads]),
+            end=self._place([ad.end for ad in self.ads]),
+            known=None if self.known is None else self.known[slots],
             noise=self.noise.table[slots],
             guidance=self._place([float(ad.guidance) for ad in self.ads])[:, None, None],
             start=self.start + offset[self.owner],
@@ -226,7 +230,7 @@ class Scheduler:
             order = self.waiting.popleft()
         try:
             generators = [ad.generator for ad in order.ads]
-            found = read(self.engine, order.batch, generators, self.config.leave_out, order.with_picture)
+            found = read(self.engine, order.batch, generators, self.config, order.with_picture)
             self._seat(order, found)
         except Exception as error:  # whatever it is, no memory as well: the others go on
             for ad in order.ads:
@@ -239,6 +243,8 @@ class Scheduler:
         for place, ad in enumerate(order.ads):
             ad.join(self.free.pop(), lengths[place::number])
             self.ads.append(ad)
+            if found.known is not None:
+                self._keep_known(ad.slot, found.known[place])
         room = max(ad.room for ad in order.ads) + self.most - 1
         self.engine.layers.reserve(max(lengths) + room)
         for row, prefix in enumerate(found.prefixes):
@@ -267,6 +273,13 @@ class Scheduler:
             self.control = control.new_zeros(2 * self.num_slots, self.cells + 1, control.shape[-1])
         self.control[row, : self.cells] = control
 
+    def _keep_known(self, slot: int, known: Int[Tensor, "K"]) -> None:
+        """They are also their own drafts, which are always right."""
+        if self.known is None:
+            self.known = torch.full_like(self.codes, -1)
+        self.known[slot, : self.cells] = known
+        self.codes[slot] = settle(self.codes[slot], self.known[slot])
+
     def _arrange(self) -> None:
         """Who stands in which row: after somebody came or went."""
         self.in_use = [group for group in self.groups.values() if group.owners]
@@ -289,13 +302,19 @@ class Scheduler:
         if ad in self.ads:
             self.ads.remove(ad)
             self.free.append(ad.slot)
-            for key, group in tuple(self.groups.items()):
-                for owner in [owner for owner in group.owners if owner[0] is ad]:
-                    group.leave(owner)
-                if group.shared is not None and not group.owners:
-                    del self.groups[key]
-            self._arrange()
+            self._leave([(ad, 0), (ad, 1)])
         ad.ticket.end(error)
+
+    def _leave(self, owners: Sequence[Owner]) -> None:
+        """Out of their rows."""
+        if not owners:
+            return
+        for key, group in tuple(self.groups.items()):
+            for owner in [owner for owner in owners if owner in group.owners]:
+                group.leave(owner)
+            if group.shared is not None and not group.owners:
+                del self.groups[key]
+        self._arrange()
 
     def _decode(self, windows: Sequence[Window]) -> tuple[list[list[int]], list[int]]:
         """The words that came out for each ad, and how many of its cells are right. May be done over again."""
@@ -366,6 +385,8 @@ class Scheduler:
             self.noise.draw_until([(self.ads[number], window.cells[-1] + 1) for number, window in asking])
             noise = self.noise.table[slot, cell % self.noise.depth]
         codes = self.engine.sample(logits, self.config.temperature, self.config.image_top_k, noise)
+        if self.known is not None:
+            codes = settle(codes, self.known[slot, cell])
         drafts = self.codes[slot, cell] if count > 1 else None
         self.codes[slot, cell] = codes
         if drafts is None:
@@ -379,7 +400,10 @@ class Scheduler:
 
     def _draft_next(self, slot: int, last: int) -> None:
         """Drafts of the cells that come into the window next: as the last one in it."""
-        self.codes[slot, last + 1 : last + self.most] = self.codes[slot, last]
+        ahead = slice(last + 1, last + self.most)
+        self.codes[slot, ahead] = self.codes[slot, last]
+        if self.known is not None:
+            self.codes[slot, ahead] = settle(self.codes[slot, ahead], self.known[slot, ahead])
 
     def _guided(
         self,

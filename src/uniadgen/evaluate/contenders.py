@@ -87,6 +87,11 @@ def contenders_of(
     return found
 
 
+def contender_of(name: str, generator: AdGenerator, weights: str) -> Contender:
+    """A model under a name of one's own, with whatever settings; its weights are a shipped model's, or in a folder."""
+    return _own(name, "model", generator, generator, fingerprint_of_model(find(weights)))
+
+
 def _own(name: str, role: str, model: AdGenerator, generator: Generator, weights: str) -> Contender:
     config = generator.config if isinstance(generator, AdGenerator) else model.config
     parts = {"image": ("picture", "pasted"), "text": ("text",), "image+text": ("picture", "pasted", "text")}

@@ -82,6 +82,7 @@ MEASURES: Final[dict[str, Measure]] = {
     "change": Measure(
         "pasted product: largest change of a pixel", "{:.1f}", largest=True, aims={"model": Aim(0, False)}
     ),
+    "product_psnr": Measure("product as painted: PSNR, dB", "{:.1f}"),
     "psnr": Measure("VQ: PSNR, dB", "{:.1f}", aims={"model": Aim(26)}),
     "codebook": share("VQ: codebook used", yes_no=False, model=Aim(0.6)),
     "same": share("same request and seed: same bytes", model=Aim(1)),

@@ -12,6 +12,7 @@ from uniadgen.evaluate.pictures import PUBLISHED, background, published
 from uniadgen.evaluate.requests import Request
 from uniadgen.evaluate.truth import StyleScorer, WordsScorer
 from uniadgen.metrics.check import CheckReport, check
+from uniadgen.metrics.product import measure_picture
 from uniadgen.metrics.rules import SHIPPED, read_pack
 from uniadgen.metrics.text import SIGNATURE, score_texts
 from uniadgen.records import Ad
@@ -78,6 +79,24 @@ class PastedScorer:
         return {"change": np.array(worst)}
 
 
+class ProductScorer:
+    """How true the product is in the painted picture, before its own pixels are pasted over it."""
+
+    name = "product"
+    needs = frozenset({"picture"})
+
+    def __init__(self, setting: Setting) -> None:
+        """There is nothing to set."""
+
+    def score(self, made: Sequence[Ad], asked: Sequence[Request]) -> dict[str, Values]:
+        """PSNR inside the product; NaN where it is too thin."""
+        found = []
+        for ad, request in zip(made, asked, strict=True):
+            placed = cutout.place(request.example.product.cutout, ad.painted.width)
+            found.append(measure_picture(ad.painted, placed).psnr)
+        return {"product_psnr": np.array([np.nan if psnr is None else psnr for psnr in found], np.float64)}
+
+
 class ChecksScorer:
     """Whether an ad passes the checks of `uniadgen check`, of its picture or of its text."""
 
@@ -108,6 +127,7 @@ SCORERS: Final[dict[str, Callable[[Setting], Scorer]]] = {
     "style": StyleScorer,
     "words": WordsScorer,
     "pasted": PastedScorer,
+    "product": ProductScorer,
     "text": lambda setting: TextScorer("paper"),
     "text_strict": lambda setting: TextScorer("strict"),
     "text_english": lambda setting: TextScorer("english"),

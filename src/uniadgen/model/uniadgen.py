@@ -28,6 +28,7 @@ from uniadgen.model.preference import (
     preference_of,
 )
 
+COVERED = 0.99  # of a cell's pixels, by the product: then it lies in it
 Head = Callable[[Tensor], Tensor]  # hidden states -> scores
 
 
@@ -249,6 +250,20 @@ class UniAdGenForConditionalGeneration(JanusForConditionalGeneration):
         spread = control.new_zeros(*painted.shape, control.shape[-1])
         rows = painted.any(-1)
         return spread.masked_scatter(painted[..., None], control[rows])
+
+    def known_cells(self, cutout: Float[Tensor, "4 H W"], margin: int) -> Int[Tensor, "K"]:
+        """Codes of the cells that lie wholly in the product, those of its own picture; -1 for all others.
+
+        `margin` cells are taken off its outline first, as the VQ looks around a cell. Around it is its mean colour.
+        """
+        alpha = cutout[3:]
+        mean = cutout[:3].sum((1, 2), keepdim=True) / alpha.sum().clamp(min=1)
+        picture = cutout[:3] + (1 - alpha) * mean
+        codes = self.encode_pictures((picture[None] * 2 - 1).to(self.dtype))[0]
+        cell = cutout.shape[-1] // math.isqrt(len(codes))
+        outside = (F.avg_pool2d(alpha[None], cell) < COVERED).float()  # (1, 1, h, w)
+        near = F.max_pool2d(outside, 2 * margin + 1, stride=1, padding=margin) > 0
+        return codes.masked_fill(near.flatten(), -1)
 
     def encode_pictures(self, pixels: Float[Tensor, "B 3 H W"]) -> Int[Tensor, "B K"]:
         """Pictures in [-1, 1] of any size -> codes; on the host, as those who keep codes want them."""

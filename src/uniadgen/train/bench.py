@@ -189,7 +189,10 @@ def _row(config: Config, number: int) -> Row:
 
 
 def _places(config: Config) -> int:
-    return len(_row(config, 0).ids)
+    """Positions of a row, as they are read."""
+    kind, model = _row(config, 0).kind, config.model
+    clicked = ((kind == Kind.CLICK_TEXT) | (kind == Kind.CLICK_IMAGE)).sum()
+    return len(kind) - (round((1 - model.keep_rate) * int(clicked)) if model.compact else 0)
 
 
 def _flops(config: Config) -> float:
