@@ -23,7 +23,7 @@ from uniadgen.evaluate.harness import Seeds
 from uniadgen.evaluate.measures import measure_of
 from uniadgen.evaluate.paper import TABLES, PaperTable, Row
 from uniadgen.evaluate.report import Report, markdown_of
-from uniadgen.evaluate.run import Plan, evaluate, make_ads
+from uniadgen.evaluate.run import Plan, evaluate, make_ads, render_requests
 from uniadgen.evaluate.scorers import SCORERS
 from uniadgen.evaluate.summary import Line, summarise
 from uniadgen.model.weights import RECIPE
@@ -128,21 +128,20 @@ def _train_all(names: Sequence[str], folder: Path, how: Reproduction) -> list[Pa
 
 
 def _make_all(plan: Plan, folder: Path, at_once: int) -> None:
-    """The ads of all models, of several models at once; the first one's requests are the others' too."""
-    first, *others = (replace(plan, models=[model]) for model in plan.models)
-    make_ads(first, folder)
+    """The ads of all models, of several models at once, of the same requests."""
+    render_requests(plan, folder)
+    alone = [replace(plan, models=[model]) for model in plan.models]
     with (
         ProcessPoolExecutor(at_once, mp_context=multiprocessing.get_context("spawn")) as pool,
-        progress_bar("ads of models", len(plan.models)) as bar,
+        progress_bar("ads of models", len(alone)) as bar,
     ):
-        bar.advance()
-        for done in as_completed(pool.submit(_made_aside, other, folder) for other in others):
+        for done in as_completed(pool.submit(_made_aside, one, folder, at_once) for one in alone):
             done.result()
             bar.advance()
 
 
-def _made_aside(plan: Plan, folder: Path) -> None:
-    torch.set_num_threads(1)
+def _made_aside(plan: Plan, folder: Path, at_once: int) -> None:
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // at_once))
     with open(os.devnull, "w", encoding="utf-8") as nobody, redirect_stderr(nobody):
         make_ads(plan, folder)
 

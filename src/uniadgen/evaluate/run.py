@@ -11,7 +11,7 @@ import torch
 from uniadgen.config import StagesConfig, nearest
 from uniadgen.evaluate.cache import fingerprint_of_code
 from uniadgen.evaluate.contenders import BASELINES, Contender, contenders_of, models_of, world_of
-from uniadgen.evaluate.harness import Seeds, measure
+from uniadgen.evaluate.harness import CHUNK, Seeds, measure
 from uniadgen.evaluate.measures import PICTURES, Setting, settings_of
 from uniadgen.evaluate.pictures import PUBLISHED
 from uniadgen.evaluate.report import Report
@@ -92,6 +92,13 @@ def make_ads(plan: Plan, folder: Path) -> None:
     models = models_of(plan.models)
     contenders = contenders_of(plan.models, models, plan.baselines or ())
     measure(contenders, _requests(plan, models, folder), [], folder / "ads", plan.seeds)
+
+
+def render_requests(plan: Plan, folder: Path) -> None:
+    """Renders what `evaluate` of a plan will find in that folder."""
+    requests = _requests(plan, models_of(plan.models[:1]), folder)
+    for start in range(0, len(requests), CHUNK):
+        requests.load(range(start, min(start + CHUNK, len(requests))))
 
 
 def _requests(plan: Plan, models: dict[str, AdGenerator], folder: Path) -> Requests:
