@@ -10,7 +10,7 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if not (torch.cuda.is_available() or INTERPRETED):
     pytest.skip("no GPU", allow_module_level=True)
 
-from uniadgen.engine import fused  # noqa: E402
+from uniadgen.engine import attending, fused  # noqa: E402
 from uniadgen.engine.attention import PlainAttention  # noqa: E402
 from uniadgen.engine.layers import Operations, Prefix  # noqa: E402
 from uniadgen.engine.precision import EIGHT_BIT, scaled  # noqa: E402
@@ -107,9 +107,9 @@ def test_attention(kind: str, count: int, overlap: bool, monkeypatch) -> None:
     dtype, cache, off = KINDS[kind]
     cos, sin = angles = numbers(2, 200, 1, SIZE, seed=9, dtype=dtype).unbind()
     for programs in (1, 64):
-        monkeypatch.setattr(fused, "PROGRAMS", programs)
+        monkeypatch.setattr(attending, "PLANS", [attending.Plan(programs, 64, 3, 4)])
         expected, slots = groups(dtype, cache), groups(dtype, cache)
-        plain, attention = PlainAttention(expected), fused.FusedAttention(slots, count, angles, overlap)
+        plain, attention = PlainAttention(expected), attending.FusedAttention(slots, count, angles, overlap)
         start = torch.tensor([70, 3, 66, 90, 90])[:, None] + torch.arange(count)
         for step in range(2 if count == 1 else 1):
             heads = numbers(5 * count, 3 * HEADS, SIZE, seed=step, dtype=dtype)

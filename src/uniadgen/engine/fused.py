@@ -1,5 +1,6 @@
-"""The layers' operations and their attention on a GPU, by kernels in Triton; products by whatever is fastest there."""
+"""The layers' operations on a GPU, by kernels in Triton; products by whatever is fastest there."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -7,20 +8,15 @@ from typing import Any, NamedTuple
 
 import torch
 import triton  # pyright: ignore[reportMissingImports] - where there is a GPU
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from uniadgen.engine import kernels_cuda
 from uniadgen.engine.capturing import Graph
 from uniadgen.engine.layers import Operations, Weight, size_of
 from uniadgen.engine.precision import EIGHT_BIT, Scaled
-from uniadgen.engine.slots import Slots
 
 kernels: Any = kernels_cuda  # which Triton makes of functions is not typed
-PROGRAMS = 1056  # that an attention starts at least: eight for each of an H100's 132 processors
-MOST_SPLITS = 32
-COLUMNS = 64  # that a program looks at together
-QUERIES = 64  # of rows of one prompt that a program takes through it together
 FEW = 64  # rows that the product in Triton takes
 MEMORY = 220_000  # bytes of an H100's shared memory that a program may take for what it has under way
 UNCACHED = 160e6  # bytes of weights that are multiplied in turn when a way is timed: none is in the cache then
@@ -275,100 +271,7 @@ def enough(weights: Sequence[Weight]) -> list[Weight]:
 
 def spent(multiply: Callable[..., Tensor], weights: Sequence[Weight]) -> float:
     """Seconds of one product: a turn through the weights as a CUDA graph, so that the host's time does not count."""
-    graph = Graph(lambda: [multiply(weight=weight) for weight in weights])
+    graph = Graph(lambda: [multiply(weight=weight) for weight in weights], logging.DEBUG)
     if graph.graph is None:
         raise RuntimeError("it cannot be captured")
     return min(graph.seconds() for _ in range(3)) / len(weights)
-
-
-class FusedAttention:
-    """Rows of some groups, each at positions that are read on the device: columns split among programs, then merged.
-
-    Where everybody's keys and values lie is a table on the device, so what has been captured stays right when slots
-    are laid out anew: `place` writes the table, outside of what is captured.
-    """
-
-    def __init__(
-        self, slots: Sequence[Slots], count: int, angles: tuple[Tensor, Tensor], overlap: bool = False
-    ) -> None:
-        """`angles`: cosines and sines of all positions; `overlap`: as `FusedOperations` has it."""
-        self.cos, self.sin = angles
-        first, self.overlap = slots[0].keys, overlap
-        self.heads, self.size = first.shape[2], first.shape[4]
-        self.count, self.like = count, first.new_empty(1)
-        self.rows = sum(len(group.owners) for group in slots)
-        shared = [group for group in slots if group.shared is not None]
-        self.groups = len(shared)
-        self.longest = max((len(group.owners) * count for group in shared), default=0)  # queries of one group
-        self.own = torch.zeros(self.rows, kernels.TABLE.value, dtype=torch.long, device=first.device)
-        self.shared = torch.zeros(max(self.groups, 1), kernels.SHARED.value, dtype=torch.long, device=first.device)
-        self.splits = splits(self.rows * self.heads)
-        self.blocks = -(-self.longest // QUERIES)
-        self.shared_splits = splits(self.groups * self.heads * self.blocks) if shared else 0
-        self.parts = self.splits + self.shared_splits
-        places = self.rows * count
-        self.found = torch.zeros(places, self.heads, self.parts, self.size, device=first.device)
-        self.sums = torch.full((places, self.heads, self.parts), float("-inf"), device=first.device)
-        self.arrived = torch.zeros(self.rows * self.heads, dtype=torch.int32, device=first.device)
-        self.placed: list[list[int]] | None = None
-        self.place(slots)
-
-    def place(self, slots: Sequence[Slots]) -> None:
-        """Where everything lies now."""
-        own, shared = [], []
-        for group in slots:
-            keys, values = group.keys, group.values
-            step = keys.stride(1) * keys.element_size()
-            start, same = len(own), [keys.stride(0), keys.stride(2), group.skipped]
-            own += [
-                [keys.data_ptr() + row * step, values.data_ptr() + row * step, *same]
-                for row in range(len(group.owners))
-            ]
-            if group.shared is not None:
-                k, v = group.shared
-                queries = [start * self.count, len(group.owners) * self.count]
-                shared.append([k.data_ptr(), v.data_ptr(), k.stride(0), k.stride(1), k.shape[2], *queries])
-        if self.placed != own + shared:
-            self.own.copy_(torch.tensor(own))
-            if shared:
-                self.shared.copy_(torch.tensor(shared))
-            self.placed = own + shared
-
-    def aim(self, position: Int[Tensor, "rows k"]) -> None:
-        """The step is at these positions of the rows, groups one after the other."""
-        self.position = position.contiguous()
-
-    def attend(self, number: int, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "L h d"]:
-        """Rotates queries and keys, keeps keys and values, and finds what the queries see.
-
-        They see what is shared, and columns up to their own. q, k and v are parts of one tensor (L, 3 h, d).
-        """
-        assert v.data_ptr() - k.data_ptr() == k.data_ptr() - q.data_ptr() == self.heads * self.size * q.element_size()
-        out, scale = q.new_empty(q.shape), self.size**-0.5 * 1.4426950408889634  # log2(e): powers are of 2
-        settings: dict[str, Any] = {
-            "SIZE": self.size,
-            "N": COLUMNS,
-            "PARTS": self.parts,
-            "PRECISION": precision_of(q),
-            "num_warps": 4,
-        }
-        settings |= overlapping(self.overlap)
-        if self.groups:
-            kernels.attend_shared[self.groups, self.heads, self.shared_splits * self.blocks](
-                q, self.cos, self.sin, self.position, self.shared, self.like, self.found, self.sums,
-                number, self.heads, scale,
-                M=max(16, min(QUERIES, triton.next_power_of_2(self.longest))),
-                SPLITS=self.shared_splits, OWN=self.splits, **settings,
-            )  # fmt: skip
-        kernels.attend_own[self.rows, self.heads, self.splits](
-            q, self.cos, self.sin, self.position, self.own, self.like, self.found, self.sums, self.arrived, out,
-            number, self.count, self.heads, scale,
-            M=max(16, triton.next_power_of_2(self.count)),
-            SPLITS=self.splits, BLOCK=triton.next_power_of_2(self.parts), **settings,
-        )  # fmt: skip
-        return out
-
-
-def splits(programs: int) -> int:
-    """Among how many programs columns are split, so that there are enough of them."""
-    return min(MOST_SPLITS, triton.next_power_of_2(-(-PROGRAMS // programs)))
