@@ -57,9 +57,9 @@ def test_products_of_few_rows(ours, rows: int) -> None:
 
 
 def test_inputs_are_split_where_outputs_are_few() -> None:
-    assert fused.splits_of(fused.Task(2, (2048, 2048), torch.bfloat16, False, False), fused.TILES[0]) == [1, 4]
-    assert fused.splits_of(fused.Task(2, (2048, 2048), torch.bfloat16, True, False), fused.TILES[0]) == [1]
-    assert fused.splits_of(fused.Task(2, (16384, 2048), torch.bfloat16, False, False), fused.TILES[0]) == [1]
+    assert fused.splits_of(fused.Task(2, (2048, 2048), torch.bfloat16, False, False), fused.TILES[0]) == 8
+    assert fused.splits_of(fused.Task(2, (2048, 2048), torch.bfloat16, True, False), fused.TILES[0]) == 1
+    assert fused.splits_of(fused.Task(2, (16384, 2048), torch.bfloat16, False, False), fused.TILES[0]) == 1
 
 
 @ON_GPU

@@ -33,7 +33,7 @@ class Plan(NamedTuple):
         return min(MOST_SPLITS, triton.next_power_of_2(-(-self.programs // others)))
 
 
-PLANS = (Plan(512, 64, 3, 4), Plan(256, 64, 3, 4), Plan(1024, 64, 3, 4), Plan(512, 128, 2, 4), Plan(512, 128, 2, 8))
+PLANS = (Plan(512, 64, 3, 4), Plan(256, 64, 3, 4), Plan(1024, 64, 3, 4), Plan(512, 128, 2, 8))
 
 
 class FusedAttention:
@@ -73,7 +73,7 @@ class FusedAttention:
         self.place(slots)
 
     def tune(self, slots: Sequence[Slots], position: Int[Tensor, "rows k"], chosen: dict[Hashable, Plan]) -> None:
-        """Follows the plan that is fastest at these positions, whose columns are written over; `chosen` has those found.
+        """Follows the plan that is fastest at these positions, whose columns it spoils; `chosen` has those found.
 
         All layers are looked through in turn, so that the cache holds nothing of what the next one reads.
         """

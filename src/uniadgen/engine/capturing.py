@@ -24,7 +24,6 @@ class Graph:
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         collects = gc.isenabled()
-        gc.collect()
         gc.disable()  # a graph in some cycle, destroyed while another is captured, would spoil that one
         try:
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):

@@ -32,8 +32,8 @@ class Tile(NamedTuple):
     warps: int
 
 
-TILES = (Tile(16, 256, 4, 4), Tile(32, 128, 4, 4), Tile(64, 128, 4, 4))
-TILES_OF_TWO = (Tile(2, 1024, 1, 4), Tile(4, 512, 1, 4), Tile(4, 1024, 1, 4), Tile(8, 1024, 1, 8))
+TILES = (Tile(32, 128, 4, 4), Tile(64, 128, 4, 4))
+TILES_OF_TWO = (Tile(2, 1024, 1, 4), Tile(4, 512, 1, 4), Tile(4, 1024, 1, 4))
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,8 @@ class FusedOperations(Operations):
     ) -> Float[Tensor, "L out"]:
         """x W', and `add` to it; x is normed before, and the product gated, where that is asked for."""
         way = self.chosen.get(task_of(len(x), weight, norm, gated))
+        if way is None and len(x) > FEW and isinstance(weight, Scaled) and multiplies(x, weight):
+            return self.both_in_eight_bits(x, weight, add, norm, gated)
         return (way.multiply if way else super().product)(x, weight, add, norm, gated)
 
     def tune(
@@ -116,7 +118,7 @@ class FusedOperations(Operations):
         task = task_of(rows, weights[0], norm, gated)
         if task in self.chosen:
             return
-        x = torch.randn(rows, task.shape[1], device=self.arrived.device, dtype=self.dtype)
+        x = torch.randn(task.rows, task.shape[1], device=self.arrived.device, dtype=self.dtype)
         weights = enough(weights)
         times: dict[str, float] = {}
         best: tuple[float, Way] | None = None
@@ -137,16 +139,18 @@ class FusedOperations(Operations):
     def ways(self, task: Task) -> list[Way]:
         """All that can do it."""
         narrow = task.dtype == EIGHT_BIT
-        found = [Way("scaled_mm", self.both_in_eight_bits) if narrow else Way("cublas", super().product)]
+        found = [Way("restored" if narrow else "cublas", super().product)]
+        if narrow:
+            found.append(Way("scaled_mm", self.both_in_eight_bits))
         if task.rows > FEW:
-            return [*found, *([Way("restored", super().product)] if narrow else [])]
-        if task.rows <= 2:
-            found += [Way(f"two {t.outputs}x{t.inputs}", partial(self.two_rows, tile=t)) for t in TILES_OF_TWO]
-        for tile in TILES[:1] if task.rows <= 2 else TILES:  # each takes its time to compile
-            for splits in splits_of(task, tile):
-                if fits(task, tile):
-                    name = f"few {tile.outputs}x{tile.inputs}" + f" / {splits}" * (splits > 1)
-                    found.append(Way(name, partial(self.few_rows, tile=tile, splits=splits)))
+            return found
+        if task.rows <= 2:  # each way takes its time to compile: only those are tried that were fastest somewhere
+            return found + [Way(f"two {t.outputs}x{t.inputs}", partial(self.two_rows, tile=t)) for t in TILES_OF_TWO]
+        for tile in TILES:
+            if not task.normed and fits(task, tile):
+                splits = splits_of(task, tile)
+                name = f"few {tile.outputs}x{tile.inputs}" + f" / {splits}" * (splits > 1)
+                found.append(Way(name, partial(self.few_rows, tile=tile, splits=splits)))
         return found
 
     def few_rows(
@@ -230,8 +234,9 @@ def overlapping(overlap: bool) -> dict[str, bool]:
 
 
 def task_of(rows: int, weight: Weight, norm: Tensor | None, gated: bool) -> Task:
-    """Equal where the same way is to be taken."""
+    """Equal where the same way is to be taken: for all numbers of rows up to a power of two."""
     out, size = shape_of(weight)
+    rows = triton.next_power_of_2(rows)
     dtype = weight.rows.dtype if isinstance(weight, Scaled) else weight.dtype
     return Task(rows, (out, size), dtype, norm is not None, gated)
 
@@ -248,10 +253,15 @@ def fits(task: Task, tile: Tile) -> bool:
     return tile.stages * tile.inputs * (tile.outputs * task.dtype.itemsize + rows * of_x) <= MEMORY
 
 
-def splits_of(task: Task, tile: Tile) -> list[int]:
-    """Among how many programs the inputs of an output may be split: where there are few, and x needs no norm."""
+def splits_of(task: Task, tile: Tile) -> int:
+    """Among how many programs the inputs of an output are split, so that there are enough; where x needs no norm."""
     splits = min(8, triton.next_power_of_2(-(-ENOUGH * tile.outputs // task.shape[0])), task.shape[1] // tile.inputs)
-    return [1] if task.normed or splits <= 1 else [1, splits]
+    return 1 if task.normed else max(1, splits)
+
+
+def multiplies(x: Tensor, weight: Scaled) -> bool:
+    """Whether there is a product in eight bits of these, with a scale for each row."""
+    return x.is_cuda and x.dtype == torch.bfloat16 and not any(side % 16 for side in weight.rows.shape)
 
 
 def precision_of(x: Tensor) -> str:

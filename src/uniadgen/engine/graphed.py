@@ -47,7 +47,6 @@ class GraphedStep:
         """Whether a kernel begins while the one before still works: as `FusedOperations` has it."""
         if not self.plain:
             self.fused.overlap = overlap
-            self.plans.clear()
             self.graphs.clear()
 
     @staticmethod

@@ -248,9 +248,8 @@ def _merge(
         known = there[:, None] & ((part < live) | ((part >= splits) & (part < parts)))[None, :]
         which = place[:, None] * parts + part[None, :]
         logs = tl.load(sums + which, mask=known, other=float("-inf"), cache_modifier=".cg")
-        means = tl.load(
-            found + which[:, :, None] * SIZE + at[None, None, :], mask=known[:, :, None], other=0.0, cache_modifier=".cg"
-        )
+        where = found + which[:, :, None] * SIZE + at[None, None, :]
+        means = tl.load(where, mask=known[:, :, None], other=0.0, cache_modifier=".cg")
         chances = tl.exp2(logs - tl.where(there, tl.max(logs, 1), 0.0)[:, None])
         total = tl.where(there, tl.sum(chances, 1), 1.0)
         mean = tl.sum(means * chances[:, :, None], 1) / total[:, None]
