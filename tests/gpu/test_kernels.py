@@ -128,6 +128,32 @@ def test_attention(kind: str, count: int, overlap: bool, monkeypatch) -> None:
             attention.place(slots)
 
 
+def test_the_fastest_plan_is_followed_and_nothing_else_is_spoiled(monkeypatch) -> None:
+    """Columns before those that were timed, and how many programs have arrived, stay as they were."""
+    plans = [attending.Plan(programs, 64, 3, 4) for programs in (1, 16, 64)]
+    seconds = iter((3.0, 1.0, 2.0))
+
+    class Timed:
+        def __init__(self, run, level) -> None:
+            run()
+            self.graph, spent = run, next(seconds)
+            self.seconds = lambda: spent
+
+    monkeypatch.setattr(attending, "PLANS", plans)
+    monkeypatch.setattr(attending, "Graph", Timed)
+    angles = numbers(2, 200, 1, SIZE, seed=9).unbind()
+    slots, before, chosen = groups(torch.float32, torch.float32), groups(torch.float32, torch.float32), {}
+    attention = attending.FusedAttention(slots, 1, angles)
+    position = torch.tensor([70, 3, 66, 90, 90], device=DEVICE)[:, None]
+    attention.tune(slots, position, chosen)
+    assert attention.plan == plans[1] == next(iter(chosen.values()))
+    again = attending.FusedAttention(slots, 1, angles)
+    again.tune(slots, position, chosen)  # nothing is left to be timed
+    assert again.plan == plans[1] and not attention.arrived.any()
+    assert torch.equal(slots[0].keys[:, 0, :, :70], before[0].keys[:, 0, :, :70])
+    assert not slots[0].keys[:, 0, :, 70].any()
+
+
 @ON_GPU
 def test_what_the_bench_checks() -> None:
     """Tokens in float32, hidden states in fewer bits, through CUDA graphs."""
