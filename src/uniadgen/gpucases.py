@@ -25,28 +25,27 @@ ORDER = 8  # ads that are asked for together: so many prompts are held while the
 REPLAYS = 10  # steps timed, of which the median counts
 # (ads at once, whether prompts are shared, positions of each ad in a step, what is timed), by the weights' precision.
 CASES = {
-    "model": (
-        (1, False, 1, "step"),
-        (1, False, 1, "ads"),
-        (1, False, 4, "step"),
-        (1, False, 1, "prefill"),
-    ),
+    "model": ((1, False, 1, "step"), (1, False, 1, "ads")),
+    "fp8": ((1, False, 1, "step"), (1, False, 1, "ads"), (1, False, 4, "step"), (1, False, 8, "step")),
+}
+MANY = ((32, False, 1, "step"), (32, False, 1, "ads"), (32, True, 1, "step"), (32, True, 1, "ads"))  # in fp8
+LARGE = ("7b",)  # many at once are timed of these at once, of others when all shapes have had their turn
+LATER = {
+    "model": ((1, False, 4, "step"), (1, False, 1, "prefill")),
     "fp8": (
-        (1, False, 1, "step"),
-        (1, False, 1, "ads"),
-        (1, False, 4, "step"),
-        (1, False, 8, "step"),
-        (32, False, 1, "step"),
-        (32, False, 1, "ads"),
-        (32, True, 1, "step"),
-        (32, True, 1, "ads"),
+        (1, False, 1, "prefill"),
         (8, False, 1, "step"),
         (8, False, 1, "ads"),
         (1, False, 16, "step"),
         (8, False, 4, "step"),
-        (1, False, 1, "prefill"),
     ),
 }
+
+
+def cases_of(shape: str, weights: str, later: bool) -> tuple[tuple[int, bool, int, str], ...]:
+    """What is timed of a shape: that which tells most, and what comes `later`, if there is time left."""
+    many = MANY if weights == "fp8" and (shape in LARGE) != later else ()
+    return many + LATER[weights] if later else CASES[weights] + many
 
 
 @dataclass(frozen=True)
@@ -92,11 +91,11 @@ class Shape:
         self.batch = requests(self.config, 1, self.device)
         self.lengths = [int(here) for here in self.batch.attend.sum(-1)]
 
-    def cases(self, ads: Sequence[int]) -> Iterator[tuple[Case, Callable[[], Line]]]:
-        """Each, and what measures it: those first that tell most."""
+    def cases(self, ads: Sequence[int], later: bool) -> Iterator[tuple[Case, Callable[[], Line]]]:
+        """Each, and what measures it: those first that tell most, and the others `later`."""
         measures = {"step": self._step, "ads": self._ads, "prefill": self._parts}
         precision = self.engine.precision
-        for number, shared, count, what in CASES[precision.weights]:
+        for number, shared, count, what in cases_of(self.name, precision.weights, later):
             if number in ads:
                 case = self._case(number, shared, count, what)
                 yield case, partial(measures[what], case)

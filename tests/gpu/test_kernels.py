@@ -10,7 +10,7 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if not (torch.cuda.is_available() or INTERPRETED):
     pytest.skip("no GPU", allow_module_level=True)
 
-from uniadgen.engine import fused  # noqa: E402
+from uniadgen.engine import attending, fused  # noqa: E402
 from uniadgen.engine.attention import PlainAttention  # noqa: E402
 from uniadgen.engine.layers import Operations, Prefix  # noqa: E402
 from uniadgen.engine.precision import EIGHT_BIT, scaled  # noqa: E402
@@ -57,9 +57,9 @@ def test_products_of_few_rows(ours, rows: int) -> None:
 
 
 def test_inputs_are_split_where_outputs_are_few() -> None:
-    assert fused.splits_of(fused.Task(2, (2048, 2048), torch.bfloat16, False, False), fused.TILES[0]) == [1, 4]
-    assert fused.splits_of(fused.Task(2, (2048, 2048), torch.bfloat16, True, False), fused.TILES[0]) == [1]
-    assert fused.splits_of(fused.Task(2, (16384, 2048), torch.bfloat16, False, False), fused.TILES[0]) == [1]
+    assert fused.splits_of(fused.Task(2, (2048, 2048), torch.bfloat16, False, False), fused.TILES[0]) == 8
+    assert fused.splits_of(fused.Task(2, (2048, 2048), torch.bfloat16, True, False), fused.TILES[0]) == 1
+    assert fused.splits_of(fused.Task(2, (16384, 2048), torch.bfloat16, False, False), fused.TILES[0]) == 1
 
 
 @ON_GPU
@@ -107,9 +107,9 @@ def test_attention(kind: str, count: int, overlap: bool, monkeypatch) -> None:
     dtype, cache, off = KINDS[kind]
     cos, sin = angles = numbers(2, 200, 1, SIZE, seed=9, dtype=dtype).unbind()
     for programs in (1, 64):
-        monkeypatch.setattr(fused, "PROGRAMS", programs)
+        monkeypatch.setattr(attending, "PLANS", [attending.Plan(programs, 64, 3, 4)])
         expected, slots = groups(dtype, cache), groups(dtype, cache)
-        plain, attention = PlainAttention(expected), fused.FusedAttention(slots, count, angles, overlap)
+        plain, attention = PlainAttention(expected), attending.FusedAttention(slots, count, angles, overlap)
         start = torch.tensor([70, 3, 66, 90, 90])[:, None] + torch.arange(count)
         for step in range(2 if count == 1 else 1):
             heads = numbers(5 * count, 3 * HEADS, SIZE, seed=step, dtype=dtype)
@@ -126,6 +126,32 @@ def test_attention(kind: str, count: int, overlap: bool, monkeypatch) -> None:
                 one.reserve(200)
                 other.reserve(200)
             attention.place(slots)
+
+
+def test_the_fastest_plan_is_followed_and_nothing_else_is_spoiled(monkeypatch) -> None:
+    """Columns before those that were timed, and how many programs have arrived, stay as they were."""
+    plans = [attending.Plan(programs, 64, 3, 4) for programs in (1, 16, 64)]
+    seconds = iter((3.0, 1.0, 2.0))
+
+    class Timed:
+        def __init__(self, run, level) -> None:
+            run()
+            self.graph, spent = run, next(seconds)
+            self.seconds = lambda: spent
+
+    monkeypatch.setattr(attending, "PLANS", plans)
+    monkeypatch.setattr(attending, "Graph", Timed)
+    angles = numbers(2, 200, 1, SIZE, seed=9).unbind()
+    slots, before, chosen = groups(torch.float32, torch.float32), groups(torch.float32, torch.float32), {}
+    attention = attending.FusedAttention(slots, 1, angles)
+    position = torch.tensor([70, 3, 66, 90, 90], device=DEVICE)[:, None]
+    attention.tune(slots, position, chosen)
+    assert attention.plan == plans[1] == next(iter(chosen.values()))
+    again = attending.FusedAttention(slots, 1, angles)
+    again.tune(slots, position, chosen)  # nothing is left to be timed
+    assert again.plan == plans[1] and not attention.arrived.any()
+    assert torch.equal(slots[0].keys[:, 0, :, :70], before[0].keys[:, 0, :, :70])
+    assert not slots[0].keys[:, 0, :, 70].any()
 
 
 @ON_GPU

@@ -1,5 +1,6 @@
 """CUDA graphs: what has been captured once on a GPU is started as a whole."""
 
+import gc
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,8 @@ log = logging.getLogger(__name__)
 class Graph:
     """Something captured on a GPU, which finds its inputs where they were then."""
 
-    def __init__(self, run: Callable[[], Any]) -> None:
+    def __init__(self, run: Callable[[], Any], level: int = logging.WARNING) -> None:
+        """`level`: at which it is told where that fails."""
         self.run = run
         self.graph = None
         stream = torch.cuda.Stream()
@@ -21,12 +23,17 @@ class Graph:
             run()
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
+        collects = gc.isenabled()
+        gc.disable()  # a graph in some cycle, destroyed while another is captured, would spoil that one
         try:
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self.out = run()
             self.graph = graph
         except RuntimeError:
-            log.warning("a step could not be captured as a CUDA graph: each is started anew, slowly", exc_info=True)
+            log.log(level, "a step could not be captured as a CUDA graph: each is started anew, slowly", exc_info=True)
+        finally:
+            if collects:
+                gc.enable()
 
     def replay(self) -> Any:
         """Runs it once more; the same tensors come out, with new numbers."""

@@ -1,5 +1,6 @@
-"""The layers' operations and their attention on a GPU, by kernels in Triton; products by whatever is fastest there."""
+"""The layers' operations on a GPU, by kernels in Triton; products by whatever is fastest there."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -7,20 +8,15 @@ from typing import Any, NamedTuple
 
 import torch
 import triton  # pyright: ignore[reportMissingImports] - where there is a GPU
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from uniadgen.engine import kernels_cuda
 from uniadgen.engine.capturing import Graph
 from uniadgen.engine.layers import Operations, Weight, size_of
 from uniadgen.engine.precision import EIGHT_BIT, Scaled
-from uniadgen.engine.slots import Slots
 
 kernels: Any = kernels_cuda  # which Triton makes of functions is not typed
-PROGRAMS = 1056  # that an attention starts at least: eight for each of an H100's 132 processors
-MOST_SPLITS = 32
-COLUMNS = 64  # that a program looks at together
-QUERIES = 64  # of rows of one prompt that a program takes through it together
 FEW = 64  # rows that the product in Triton takes
 MEMORY = 220_000  # bytes of an H100's shared memory that a program may take for what it has under way
 UNCACHED = 160e6  # bytes of weights that are multiplied in turn when a way is timed: none is in the cache then
@@ -36,8 +32,8 @@ class Tile(NamedTuple):
     warps: int
 
 
-TILES = (Tile(16, 256, 4, 4), Tile(32, 128, 4, 4), Tile(64, 128, 4, 4))
-TILES_OF_TWO = (Tile(2, 1024, 1, 4), Tile(4, 512, 1, 4), Tile(4, 1024, 1, 4), Tile(8, 1024, 1, 8))
+TILES = (Tile(32, 128, 4, 4), Tile(64, 128, 4, 4))
+TILES_OF_TWO = (Tile(2, 1024, 1, 4), Tile(4, 512, 1, 4), Tile(4, 1024, 1, 4))
 
 
 @dataclass(frozen=True)
@@ -111,6 +107,8 @@ class FusedOperations(Operations):
     ) -> Float[Tensor, "L out"]:
         """x W', and `add` to it; x is normed before, and the product gated, where that is asked for."""
         way = self.chosen.get(task_of(len(x), weight, norm, gated))
+        if way is None and len(x) > FEW and isinstance(weight, Scaled) and multiplies(x, weight):
+            return self.both_in_eight_bits(x, weight, add, norm, gated)
         return (way.multiply if way else super().product)(x, weight, add, norm, gated)
 
     def tune(
@@ -120,7 +118,7 @@ class FusedOperations(Operations):
         task = task_of(rows, weights[0], norm, gated)
         if task in self.chosen:
             return
-        x = torch.randn(rows, task.shape[1], device=self.arrived.device, dtype=self.dtype)
+        x = torch.randn(task.rows, task.shape[1], device=self.arrived.device, dtype=self.dtype)
         weights = enough(weights)
         times: dict[str, float] = {}
         best: tuple[float, Way] | None = None
@@ -141,16 +139,18 @@ class FusedOperations(Operations):
     def ways(self, task: Task) -> list[Way]:
         """All that can do it."""
         narrow = task.dtype == EIGHT_BIT
-        found = [Way("scaled_mm", self.both_in_eight_bits) if narrow else Way("cublas", super().product)]
+        found = [Way("restored" if narrow else "cublas", super().product)]
+        if narrow:
+            found.append(Way("scaled_mm", self.both_in_eight_bits))
         if task.rows > FEW:
-            return [*found, *([Way("restored", super().product)] if narrow else [])]
-        if task.rows <= 2:
-            found += [Way(f"two {t.outputs}x{t.inputs}", partial(self.two_rows, tile=t)) for t in TILES_OF_TWO]
-        for tile in TILES[:1] if task.rows <= 2 else TILES:  # each takes its time to compile
-            for splits in splits_of(task, tile):
-                if fits(task, tile):
-                    name = f"few {tile.outputs}x{tile.inputs}" + f" / {splits}" * (splits > 1)
-                    found.append(Way(name, partial(self.few_rows, tile=tile, splits=splits)))
+            return found
+        if task.rows <= 2:  # each way takes its time to compile: only those are tried that were fastest somewhere
+            return found + [Way(f"two {t.outputs}x{t.inputs}", partial(self.two_rows, tile=t)) for t in TILES_OF_TWO]
+        for tile in TILES:
+            if not task.normed and fits(task, tile):
+                splits = splits_of(task, tile)
+                name = f"few {tile.outputs}x{tile.inputs}" + f" / {splits}" * (splits > 1)
+                found.append(Way(name, partial(self.few_rows, tile=tile, splits=splits)))
         return found
 
     def few_rows(
@@ -234,8 +234,9 @@ def overlapping(overlap: bool) -> dict[str, bool]:
 
 
 def task_of(rows: int, weight: Weight, norm: Tensor | None, gated: bool) -> Task:
-    """Equal where the same way is to be taken."""
+    """Equal where the same way is to be taken: for all numbers of rows up to a power of two."""
     out, size = shape_of(weight)
+    rows = triton.next_power_of_2(rows)
     dtype = weight.rows.dtype if isinstance(weight, Scaled) else weight.dtype
     return Task(rows, (out, size), dtype, norm is not None, gated)
 
@@ -252,10 +253,15 @@ def fits(task: Task, tile: Tile) -> bool:
     return tile.stages * tile.inputs * (tile.outputs * task.dtype.itemsize + rows * of_x) <= MEMORY
 
 
-def splits_of(task: Task, tile: Tile) -> list[int]:
-    """Among how many programs the inputs of an output may be split: where there are few, and x needs no norm."""
+def splits_of(task: Task, tile: Tile) -> int:
+    """Among how many programs the inputs of an output are split, so that there are enough; where x needs no norm."""
     splits = min(8, triton.next_power_of_2(-(-ENOUGH * tile.outputs // task.shape[0])), task.shape[1] // tile.inputs)
-    return [1] if task.normed or splits <= 1 else [1, splits]
+    return 1 if task.normed else max(1, splits)
+
+
+def multiplies(x: Tensor, weight: Scaled) -> bool:
+    """Whether there is a product in eight bits of these, with a scale for each row."""
+    return x.is_cuda and x.dtype == torch.bfloat16 and not any(side % 16 for side in weight.rows.shape)
 
 
 def precision_of(x: Tensor) -> str:
@@ -275,100 +281,7 @@ def enough(weights: Sequence[Weight]) -> list[Weight]:
 
 def spent(multiply: Callable[..., Tensor], weights: Sequence[Weight]) -> float:
     """Seconds of one product: a turn through the weights as a CUDA graph, so that the host's time does not count."""
-    graph = Graph(lambda: [multiply(weight=weight) for weight in weights])
+    graph = Graph(lambda: [multiply(weight=weight) for weight in weights], logging.DEBUG)
     if graph.graph is None:
         raise RuntimeError("it cannot be captured")
     return min(graph.seconds() for _ in range(3)) / len(weights)
-
-
-class FusedAttention:
-    """Rows of some groups, each at positions that are read on the device: columns split among programs, then merged.
-
-    Where everybody's keys and values lie is a table on the device, so what has been captured stays right when slots
-    are laid out anew: `place` writes the table, outside of what is captured.
-    """
-
-    def __init__(
-        self, slots: Sequence[Slots], count: int, angles: tuple[Tensor, Tensor], overlap: bool = False
-    ) -> None:
-        """`angles`: cosines and sines of all positions; `overlap`: as `FusedOperations` has it."""
-        self.cos, self.sin = angles
-        first, self.overlap = slots[0].keys, overlap
-        self.heads, self.size = first.shape[2], first.shape[4]
-        self.count, self.like = count, first.new_empty(1)
-        self.rows = sum(len(group.owners) for group in slots)
-        shared = [group for group in slots if group.shared is not None]
-        self.groups = len(shared)
-        self.longest = max((len(group.owners) * count for group in shared), default=0)  # queries of one group
-        self.own = torch.zeros(self.rows, kernels.TABLE.value, dtype=torch.long, device=first.device)
-        self.shared = torch.zeros(max(self.groups, 1), kernels.SHARED.value, dtype=torch.long, device=first.device)
-        self.splits = splits(self.rows * self.heads)
-        self.blocks = -(-self.longest // QUERIES)
-        self.shared_splits = splits(self.groups * self.heads * self.blocks) if shared else 0
-        self.parts = self.splits + self.shared_splits
-        places = self.rows * count
-        self.found = torch.zeros(places, self.heads, self.parts, self.size, device=first.device)
-        self.sums = torch.full((places, self.heads, self.parts), float("-inf"), device=first.device)
-        self.arrived = torch.zeros(self.rows * self.heads, dtype=torch.int32, device=first.device)
-        self.placed: list[list[int]] | None = None
-        self.place(slots)
-
-    def place(self, slots: Sequence[Slots]) -> None:
-        """Where everything lies now."""
-        own, shared = [], []
-        for group in slots:
-            keys, values = group.keys, group.values
-            step = keys.stride(1) * keys.element_size()
-            start, same = len(own), [keys.stride(0), keys.stride(2), group.skipped]
-            own += [
-                [keys.data_ptr() + row * step, values.data_ptr() + row * step, *same]
-                for row in range(len(group.owners))
-            ]
-            if group.shared is not None:
-                k, v = group.shared
-                queries = [start * self.count, len(group.owners) * self.count]
-                shared.append([k.data_ptr(), v.data_ptr(), k.stride(0), k.stride(1), k.shape[2], *queries])
-        if self.placed != own + shared:
-            self.own.copy_(torch.tensor(own))
-            if shared:
-                self.shared.copy_(torch.tensor(shared))
-            self.placed = own + shared
-
-    def aim(self, position: Int[Tensor, "rows k"]) -> None:
-        """The step is at these positions of the rows, groups one after the other."""
-        self.position = position.contiguous()
-
-    def attend(self, number: int, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "L h d"]:
-        """Rotates queries and keys, keeps keys and values, and finds what the queries see.
-
-        They see what is shared, and columns up to their own. q, k and v are parts of one tensor (L, 3 h, d).
-        """
-        assert v.data_ptr() - k.data_ptr() == k.data_ptr() - q.data_ptr() == self.heads * self.size * q.element_size()
-        out, scale = q.new_empty(q.shape), self.size**-0.5 * 1.4426950408889634  # log2(e): powers are of 2
-        settings: dict[str, Any] = {
-            "SIZE": self.size,
-            "N": COLUMNS,
-            "PARTS": self.parts,
-            "PRECISION": precision_of(q),
-            "num_warps": 4,
-        }
-        settings |= overlapping(self.overlap)
-        if self.groups:
-            kernels.attend_shared[self.groups, self.heads, self.shared_splits * self.blocks](
-                q, self.cos, self.sin, self.position, self.shared, self.like, self.found, self.sums,
-                number, self.heads, scale,
-                M=max(16, min(QUERIES, triton.next_power_of_2(self.longest))),
-                SPLITS=self.shared_splits, OWN=self.splits, **settings,
-            )  # fmt: skip
-        kernels.attend_own[self.rows, self.heads, self.splits](
-            q, self.cos, self.sin, self.position, self.own, self.like, self.found, self.sums, self.arrived, out,
-            number, self.count, self.heads, scale,
-            M=max(16, triton.next_power_of_2(self.count)),
-            SPLITS=self.splits, BLOCK=triton.next_power_of_2(self.parts), **settings,
-        )  # fmt: skip
-        return out
-
-
-def splits(programs: int) -> int:
-    """Among how many programs columns are split, so that there are enough of them."""
-    return min(MOST_SPLITS, triton.next_power_of_2(-(-PROGRAMS // programs)))

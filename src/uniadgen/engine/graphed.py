@@ -31,6 +31,7 @@ class GraphedStep:
         self.on_gpu = layers.norm.device.type == "cuda"
         self.graphs: OrderedDict[Hashable, Captured] = OrderedDict()
         self.seen: Counter[Hashable] = Counter()
+        self.plans: dict[Hashable, Any] = {}  # how attention is split, by what it is of
         layers.reserve(RESERVED)
         if not plain:
             if find_spec("triton") is None:
@@ -57,9 +58,14 @@ class GraphedStep:
         """For `count` positions of every row: `aim`, then `attend` in every layer."""
         if self.plain:
             return PlainAttention(slots)
-        from uniadgen.engine.fused import FusedAttention
+        from uniadgen.engine.attending import FusedAttention
 
         return FusedAttention(slots, count, self.layers.angles, self.fused.overlap)
+
+    def tune(self, attention: Any, slots: Sequence[Slots], position: Int[Tensor, "rows k"]) -> None:
+        """Splits the attention as is fastest on this GPU, found out where a step is about to be taken."""
+        if self.on_gpu and not self.plain:
+            attention.tune(slots, position, self.plans)
 
     def forward(
         self,
@@ -92,6 +98,7 @@ class GraphedStep:
                 return self.forward(self.attention(slots, x.shape[1]), x, position, control)
             self.layers.tune(x.shape[0] * x.shape[1])
             attention = self.attention(slots, x.shape[1])
+            self.tune(attention, slots, position)
             inputs = [x.clone(), position.clone(), None if control is None else control.clone()]
             graph = Graph(partial(self.forward, attention, *inputs))
             self.graphs[key] = Captured(graph, attention, inputs)

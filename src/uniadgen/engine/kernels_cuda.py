@@ -6,7 +6,7 @@ No kernel knows a length from the host: where a row stands is read on the device
 import triton  # pyright: ignore[reportMissingImports] - where there is a GPU
 import triton.language as tl  # pyright: ignore[reportMissingImports]
 
-TABLE = tl.constexpr(5)  # numbers of a row in the table of rows: see `fused.FusedAttention.place`
+TABLE = tl.constexpr(6)  # numbers of a row in the table of rows: see `fused.FusedAttention.place`
 SHARED = tl.constexpr(7)  # and of a group in the table of shared prompts
 
 
@@ -234,16 +234,39 @@ def _look(
     return found, tl.where(some, most + tl.log2(tl.where(some, total, 1.0)), float("-inf"))
 
 
-@triton.jit(do_not_specialize=["number", "count"])
-def attend_own(
-    qkv, cos, sin, position, table, like, found, sums, arrived, out, number, count, heads, scale,
-    SIZE: tl.constexpr, M: tl.constexpr, N: tl.constexpr, SPLITS: tl.constexpr, PARTS: tl.constexpr,
-    BLOCK: tl.constexpr, PRECISION: tl.constexpr, OVERLAP: tl.constexpr,
+@triton.jit
+def _merge(
+    found, sums, out, row, head, heads, count, live, splits, parts,
+    SIZE: tl.constexpr, BLOCK: tl.constexpr, TOGETHER: tl.constexpr,
 ):  # fmt: skip
-    """A row's `count` queries and a part of its own columns, among which are their own: those are written first.
+    """One softmax of the parts of a row's queries: `live` ones of its own columns, and those of a shared prompt."""
+    part, at = tl.arange(0, BLOCK), tl.arange(0, SIZE)
+    for first in range(0, count, TOGETHER):
+        query = first + tl.arange(0, TOGETHER)
+        there = query < count
+        place = (row * count + query) * heads + head
+        known = there[:, None] & ((part < live) | ((part >= splits) & (part < parts)))[None, :]
+        which = place[:, None] * parts + part[None, :]
+        logs = tl.load(sums + which, mask=known, other=float("-inf"), cache_modifier=".cg")
+        where = found + which[:, :, None] * SIZE + at[None, None, :]
+        means = tl.load(where, mask=known[:, :, None], other=0.0, cache_modifier=".cg")
+        chances = tl.exp2(logs - tl.where(there, tl.max(logs, 1), 0.0)[:, None])
+        total = tl.where(there, tl.sum(chances, 1), 1.0)
+        mean = tl.sum(means * chances[:, :, None], 1) / total[:, None]
+        to = out + place[:, None] * SIZE + at[None, :]
+        tl.store(to, mean.to(out.dtype.element_ty), mask=there[:, None])
 
-    The columns of a row are split among SPLITS programs. The last one to arrive makes one softmax of all parts, also of
-    those that come from a shared prompt.
+
+@triton.jit(do_not_specialize=["number", "count", "splits", "parts"])
+def attend_own(
+    qkv, cos, sin, position, table, like, found, sums, arrived, out, number, count, heads, splits, parts, scale,
+    SIZE: tl.constexpr, M: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr, TOGETHER: tl.constexpr,
+    PRECISION: tl.constexpr, OVERLAP: tl.constexpr,
+):  # fmt: skip
+    """A row's `count` queries and a part of its own columns, among which may be their own: those are written first.
+
+    A program takes as many columns as the table says; one that would begin behind the row's last has nothing to do. The
+    last one to arrive makes one softmax of all parts, also of those that come from a shared prompt.
     """
     if OVERLAP:
         tl.extra.cuda.gdc_launch_dependents()
@@ -253,80 +276,68 @@ def attend_own(
     offset = tl.load(mine + 2) * number + head * tl.load(mine + 3)
     kind = tl.pointer_type(like.dtype.element_ty)
     keys, values = tl.load(mine).to(kind) + offset, tl.load(mine + 1).to(kind) + offset
+    share = tl.load(mine + 5).to(tl.int32)
     query, at = tl.arange(0, M), tl.arange(0, SIZE)
     place = row * count + query
     there = query < count
     stands = tl.load(position + place, mask=there, other=0)
     last = stands - tl.load(mine + 4)
-    length = tl.max(tl.where(there, last, 0), 0) + 1
-    share = tl.cdiv(tl.cdiv(length, SPLITS), N) * N
+    length = (tl.max(tl.where(there, last, 0), 0) + 1).to(tl.int32)
     lo = split * share
+    if lo >= length:
+        return
     hi = tl.minimum(lo + share, length)
+    q = _turned(qkv + head * SIZE, cos, sin, place, stride, stands, there, SIZE)
 
     new = there & (last >= lo) & (last < hi)
-    column = last[:, None] * SIZE + at[None, :]
-    k = _turned(qkv + (heads + head) * SIZE, cos, sin, place, stride, stands, new, SIZE)
-    tl.store(keys + column, _kept(k, like), mask=new[:, None])
-    v = tl.load(qkv + (2 * heads + head) * SIZE + place[:, None] * stride + at[None, :], mask=new[:, None], other=0.0)
-    tl.store(values + column, _kept(v, like), mask=new[:, None])
-    tl.debug_barrier()  # what this program has written it now reads
+    if tl.max(new.to(tl.int32), 0) > 0:
+        column = last[:, None] * SIZE + at[None, :]
+        k = _turned(qkv + (heads + head) * SIZE, cos, sin, place, stride, stands, new, SIZE)
+        v = qkv + (2 * heads + head) * SIZE + place[:, None] * stride + at[None, :]
+        tl.store(keys + column, _kept(k, like), mask=new[:, None])
+        tl.store(values + column, _kept(tl.load(v, mask=new[:, None], other=0.0), like), mask=new[:, None])
+        tl.debug_barrier()  # what this program has written it now reads
 
-    q = _turned(qkv + head * SIZE, cos, sin, place, stride, stands, there, SIZE)
     mean, log = _look(q, keys, values, lo, hi, last, scale, SIZE, M, N, PRECISION)
-    start = (place * heads + head) * PARTS
-    to = out + (place * heads + head)[:, None] * SIZE + at[None, :]
-    if PARTS == 1:
+    if BLOCK == 1:
+        to = out + (place * heads + head)[:, None] * SIZE + at[None, :]
         tl.store(to, mean.to(out.dtype.element_ty), mask=there[:, None])
     else:
-        tl.store(found + (start + split)[:, None] * SIZE + at[None, :], mean, mask=there[:, None])
-        tl.store(sums + start + split, log, mask=there)
+        to, live = (place * heads + head) * parts + split, tl.cdiv(length, share)
+        tl.store(found + to[:, None] * SIZE + at[None, :], mean, mask=there[:, None])
+        tl.store(sums + to, log, mask=there)
         tl.debug_barrier()
-        if tl.atomic_add(arrived + row * heads + head, 1) == SPLITS - 1:
-            part = tl.arange(0, BLOCK)
-            known = there[:, None] & (part < PARTS)[None, :]
-            logs = tl.load(sums + start[:, None] + part[None, :], mask=known, other=float("-inf"), cache_modifier=".cg")
-            most = tl.where(there, tl.max(logs, 1), 0.0)
-            mean, total = tl.zeros((M, SIZE), tl.float32), tl.zeros((M,), tl.float32)
-            for number in range(PARTS):
-                log = tl.load(sums + start + number, mask=there, other=float("-inf"), cache_modifier=".cg")
-                chance = tl.exp2(log - most)
-                one = tl.load(
-                    found + (start + number)[:, None] * SIZE + at[None, :],
-                    mask=there[:, None], other=0.0, cache_modifier=".cg",
-                )  # fmt: skip
-                mean, total = mean + one * chance[:, None], total + chance
-            mean = mean / tl.where(there, total, 1.0)[:, None]
-            tl.store(to, mean.to(out.dtype.element_ty), mask=there[:, None])
+        if tl.atomic_add(arrived + row * heads + head, 1) == live - 1:
+            _merge(found, sums, out, row, head, heads, count, live, splits, parts, SIZE, BLOCK, TOGETHER)
             tl.store(arrived + row * heads + head, 0)
 
 
-@triton.jit(do_not_specialize=["number"])
+@triton.jit(do_not_specialize=["number", "splits", "own", "parts"])
 def attend_shared(
-    qkv, cos, sin, position, table, like, found, sums, number, heads, scale,
-    SIZE: tl.constexpr, M: tl.constexpr, N: tl.constexpr, SPLITS: tl.constexpr, PARTS: tl.constexpr,
-    OWN: tl.constexpr, PRECISION: tl.constexpr, OVERLAP: tl.constexpr,
+    qkv, cos, sin, position, table, like, found, sums, number, heads, splits, own, parts, scale,
+    SIZE: tl.constexpr, M: tl.constexpr, N: tl.constexpr, PRECISION: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """All queries of a group and a part of the prompt that its rows share, M queries a program."""
     if OVERLAP:
         tl.extra.cuda.gdc_launch_dependents()
         tl.extra.cuda.gdc_wait()
     group, head, both = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
-    split = both % SPLITS
+    split = both % splits
     mine = table + group * SHARED
     offset = tl.load(mine + 2) * number + head * tl.load(mine + 3)
     kind = tl.pointer_type(like.dtype.element_ty)
     keys, values = tl.load(mine).to(kind) + offset, tl.load(mine + 1).to(kind) + offset
     length, first, size = tl.load(mine + 4), tl.load(mine + 5), tl.load(mine + 6)
-    query, at = (both // SPLITS) * M + tl.arange(0, M), tl.arange(0, SIZE)
+    query, at = (both // splits) * M + tl.arange(0, M), tl.arange(0, SIZE)
     there = query < size
     place = first + query
-    share = tl.cdiv(tl.cdiv(length, SPLITS), N) * N
+    share = tl.cdiv(tl.cdiv(length, splits), N) * N
     lo = split * share
     hi = tl.minimum(lo + share, length)
     stands = tl.load(position + place, mask=there, other=0)
     q = _turned(qkv + head * SIZE, cos, sin, place, 3 * heads * SIZE, stands, there, SIZE)
     last = tl.zeros((M,), tl.int64) + length
     mean, log = _look(q, keys, values, lo, hi, last, scale, SIZE, M, N, PRECISION)
-    to = (place * heads + head) * PARTS + OWN + split
+    to = (place * heads + head) * parts + own + split
     tl.store(found + to[:, None] * SIZE + at[None, :], mean, mask=there[:, None])
     tl.store(sums + to, log, mask=there)

@@ -64,6 +64,8 @@ class Painting:
         self.graph = None
         if self.step.on_gpu:
             engine.tune(len(canvas.owner) * count)
+            cell = canvas.cell.clamp(max=cells - 1)[canvas.owner, None]
+            self.step.tune(self.attention, slots, canvas.start + cell + self.ahead)
             self.graph = Graph(self._step)
 
     def run(self, canvas: Canvas, slots: Sequence[Slots], steps: int) -> None:
