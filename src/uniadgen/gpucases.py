@@ -195,6 +195,8 @@ class Shape:
         return Canvas(
             codes=codes,
             cell=place([cell] * ads),
+            end=place([cells] * ads),
+            known=None,
             noise=noise,
             guidance=place([self.config.generate.guidance] * ads)[:, None, None],
             start=place([length + WORDS + 2 for length in self.lengths for _ in range(ads)])[:, None],
