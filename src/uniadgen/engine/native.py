@@ -57,6 +57,12 @@ class Matrix(ctypes.Structure):
         return matrix
 
 
+    @property
+    def num_bytes(self) -> int:
+        """That a product reads."""
+        return self.depth * self.columns * self.bits // 8
+
+
 class _Layer(ctypes.Structure):
     _fields_: ClassVar = [
         ("norm", c_void_p),
@@ -120,6 +126,11 @@ class Native(Layers):
                 "and a C++ compiler: take the model's own precision"
             )
         return cls(model.model.language_model, model.config, functions, precision.weights)
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all weights that one step reads, as they are held for it."""
+        return sum(matrix.num_bytes for layer in self.packed for matrix in layer.kept)
 
     def scorers(self, model: UniAdGenForConditionalGeneration) -> "tuple[Head, Head]":
         """Of words, and of codes."""
@@ -207,7 +218,7 @@ class Head:
     """The head of words or of codes: linear layers, with what stands between them."""
 
     def __init__(self, functions: ctypes.CDLL, numbers: str, *layers: nn.Module) -> None:
-        self.functions = functions
+        self.functions, self.num_bytes = functions, 0
         self.steps = [self._dense(layer, numbers) if isinstance(layer, nn.Linear) else layer for layer in layers]
 
     def __call__(self, x: Float[Tensor, "n D"]) -> Float[Tensor, "n out"]:
@@ -218,6 +229,7 @@ class Head:
 
     def _dense(self, linear: nn.Linear, numbers: str) -> Callable[[Tensor], Tensor]:
         matrix, size = Matrix.of(linear.weight.data.T, numbers), linear.out_features
+        self.num_bytes += matrix.num_bytes
         bias = None if linear.bias is None else F.pad(linear.bias.data, (0, matrix.columns - size))
 
         def multiply(x: Tensor) -> Tensor:

@@ -294,7 +294,8 @@ class Scheduler:
 
     def _place(self, numbers: Sequence[object]) -> Tensor:
         """Numbers of the host, on the device, which nobody waits for."""
-        tensor = torch.from_numpy(np.array(numbers))  # many times as fast as torch.tensor
+        array = np.array(numbers)  # many times as fast as torch.tensor
+        tensor = torch.from_numpy(array.astype(np.float32) if array.dtype == np.float64 else array)
         return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
 
     def _end(self, ad: Making, error: Exception | None = None) -> None:
@@ -429,7 +430,7 @@ class Scheduler:
             logits = logits[self._place([*range(len(places)), *other])]
         guidance = [ad.guidance for ad, _ in places]
         same = min(guidance) == max(guidance)
-        return guide(logits, 2, guidance[0] if same else self._place(guidance)[:, None].float())
+        return guide(logits, 2, guidance[0] if same else self._place(guidance)[:, None])
 
     def _take(self, ad: Making, window: Window, words: Sequence[int], right: int) -> None:
         """What came out is the ad's; whoever waits for it is told."""
