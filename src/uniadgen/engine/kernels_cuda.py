@@ -210,6 +210,8 @@ def _look(
 ):
     """Softmax over columns lo to hi, of which query i sees those up to last[i]: (mean of values, log2 of the sum)."""
     at = tl.arange(0, SIZE)
+    if (keys.dtype.element_ty.primitive_bitwidth == 8) & (q.dtype.primitive_bitwidth == 16):
+        q = q.to(tl.float16)  # to which one instruction widens e4m3; to bfloat16 there are several
     most = tl.full((M,), float("-inf"), tl.float32)
     total = tl.zeros((M,), tl.float32)
     found = tl.zeros((M, SIZE), tl.float32)
