@@ -252,8 +252,10 @@ def _merge(
         logs = tl.load(sums + which, mask=known, other=float("-inf"), cache_modifier=".cg")
         where = found + which[:, :, None] * SIZE + at[None, None, :]
         means = tl.load(where, mask=known[:, :, None], other=0.0, cache_modifier=".cg")
-        chances = tl.exp2(logs - tl.where(there, tl.max(logs, 1), 0.0)[:, None])
-        total = tl.where(there, tl.sum(chances, 1), 1.0)
+        most = tl.max(logs, 1)
+        some = most > float("-inf")
+        chances = tl.exp2(logs - tl.where(some, most, 0.0)[:, None])
+        total = tl.where(some, tl.sum(chances, 1), 1.0)
         mean = tl.sum(means * chances[:, :, None], 1) / total[:, None]
         to = out + place[:, None] * SIZE + at[None, :]
         tl.store(to, mean.to(out.dtype.element_ty), mask=there[:, None])
@@ -284,7 +286,7 @@ def attend_own(
     there = query < count
     stands = tl.load(position + place, mask=there, other=0)
     last = stands - tl.load(mine + 4)
-    length = (tl.max(tl.where(there, last, 0), 0) + 1).to(tl.int32)
+    length = (tl.maximum(tl.max(tl.where(there, last, 0), 0), 0) + 1).to(tl.int32)  # of idle rows, too
     lo = split * share
     if lo >= length:
         return
