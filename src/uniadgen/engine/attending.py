@@ -14,6 +14,7 @@ from uniadgen.engine.capturing import Graph
 from uniadgen.engine.fused import overlapping, precision_of
 from uniadgen.engine.slots import Slots
 
+log = logging.getLogger(__name__)
 kernels: Any = kernels_cuda  # which Triton makes of functions is not typed
 MOST_SPLITS = 32
 QUERIES = 64  # of rows of one prompt that a program takes through it together
@@ -83,7 +84,11 @@ class FusedAttention:
             times = {}
             for plan in {self._does(plan): plan for plan in reversed(PLANS)}.values():
                 self.follow(plan, slots)
-                graph = Graph(self._all_layers, logging.DEBUG)
+                try:
+                    graph = Graph(self._all_layers, logging.DEBUG)
+                except Exception as error:  # it asks for more than this GPU has
+                    log.debug("%s: %s", plan, error)
+                    continue
                 if graph.graph is not None:
                     times[plan] = min(graph.seconds() for _ in range(3))
             chosen[key] = min(times, key=times.__getitem__) if times else PLANS[0]

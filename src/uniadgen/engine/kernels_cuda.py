@@ -210,6 +210,8 @@ def _look(
 ):
     """Softmax over columns lo to hi, of which query i sees those up to last[i]: (mean of values, log2 of the sum)."""
     at = tl.arange(0, SIZE)
+    if (keys.dtype.element_ty.primitive_bitwidth == 8) & (q.dtype.primitive_bitwidth == 16):
+        q = q.to(tl.float16)  # to which one instruction widens e4m3; to bfloat16 there are several
     most = tl.full((M,), float("-inf"), tl.float32)
     total = tl.zeros((M,), tl.float32)
     found = tl.zeros((M, SIZE), tl.float32)
@@ -250,8 +252,10 @@ def _merge(
         logs = tl.load(sums + which, mask=known, other=float("-inf"), cache_modifier=".cg")
         where = found + which[:, :, None] * SIZE + at[None, None, :]
         means = tl.load(where, mask=known[:, :, None], other=0.0, cache_modifier=".cg")
-        chances = tl.exp2(logs - tl.where(there, tl.max(logs, 1), 0.0)[:, None])
-        total = tl.where(there, tl.sum(chances, 1), 1.0)
+        most = tl.max(logs, 1)
+        some = most > float("-inf")
+        chances = tl.exp2(logs - tl.where(some, most, 0.0)[:, None])
+        total = tl.where(some, tl.sum(chances, 1), 1.0)
         mean = tl.sum(means * chances[:, :, None], 1) / total[:, None]
         to = out + place[:, None] * SIZE + at[None, :]
         tl.store(to, mean.to(out.dtype.element_ty), mask=there[:, None])
@@ -282,7 +286,7 @@ def attend_own(
     there = query < count
     stands = tl.load(position + place, mask=there, other=0)
     last = stands - tl.load(mine + 4)
-    length = (tl.max(tl.where(there, last, 0), 0) + 1).to(tl.int32)
+    length = (tl.maximum(tl.max(tl.where(there, last, 0), 0), 0) + 1).to(tl.int32)  # of idle rows, too
     lo = split * share
     if lo >= length:
         return
