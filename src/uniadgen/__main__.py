@@ -462,6 +462,21 @@ def names_in(text: str | None) -> list[str] | None:
 
 @app.command()
 @plainly
+def losses(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs; the others are compared with the first.")],
+    last: Annotated[int, typer.Option(min=10, help="Steps that count, the last ones.")] = 300,
+) -> None:
+    """Compare runs of recipes by their losses on shoppers never seen before, step by step.
+
+    Example: uniadgen losses runs/nano runs/nano_pss runs/nano_baseline
+    """
+    from uniadgen.evaluate.losses import compare, table
+
+    Console().print(table(compare(runs, last)))
+
+
+@app.command()
+@plainly
 def demo(
     out: Annotated[Path, typer.Option(help="The folder for demo.png and demo.html.")] = Path(),
     model: Annotated[str, typer.Option(help="`nano`, or a folder of weights.")] = "nano",

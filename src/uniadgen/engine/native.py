@@ -56,7 +56,6 @@ class Matrix(ctypes.Structure):
         matrix.kept = kept
         return matrix
 
-
     @property
     def num_bytes(self) -> int:
         """That a product reads."""
