@@ -1357,8 +1357,6 @@ def convert_pbs(
 
 def main() -> None:
     """Entry point of the `uniadgen` command."""
-    # torch's threads, once it is imported: those that wait sleep. Awake they keep a core from whoever has work to do.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     app()
 
 

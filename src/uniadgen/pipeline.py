@@ -96,7 +96,8 @@ class AdGenerator:
         """
         model, layout, config = load(find(name))
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(model.to(device), layout, config, precision)
+        model.to(device)  # pyright: ignore[reportArgumentType] - as transformers wraps it
+        return cls(model, layout, config, precision)
 
     def generate(
         self,

@@ -144,7 +144,7 @@ def logits_of(generator: AdGenerator, request: Request, made: Made) -> tuple[Ten
     engine, layout, model = generator.engine, generator.layout, generator.model
     asked = generator.ask([request.example], [request.number])
     noise = [torch.Generator().manual_seed(request.number)]
-    found = read(engine, generator.lay_out(asked), noise, asked.config.leave_out, True)
+    found = read(engine, generator.lay_out(asked), noise, asked.config, True)
     ids = torch.tensor([layout.start_text, *made.words, layout.end_text, layout.start_image])
     embeds = torch.cat([model.get_input_embeddings()(ids), engine.codes[made.codes[:-1]]])
     assert found.control is not None, "a picture is to be painted"

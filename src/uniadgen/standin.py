@@ -115,7 +115,7 @@ def seeded(device: torch.device, dtype: torch.dtype) -> tuple[UniAdGenForConditi
         model, layout = build(tiny(), torch.device("cpu"), torch.float32)
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape))
-    return model.to(device, dtype), layout
+    return model.to(device, dtype), layout  # pyright: ignore[reportArgumentType] - as transformers wraps it
 
 
 def hidden(device: torch.device, dtype: torch.dtype, precision: Precision, plain: bool) -> torch.Tensor:

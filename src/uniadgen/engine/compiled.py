@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from uniadgen.engine.kernels import forward
-from uniadgen.engine.layers import Layers
+from uniadgen.engine.layers import Layer, Layers, as_held
 from uniadgen.engine.slots import Slots
 
 
@@ -25,8 +25,8 @@ class CompiledStep:
     def __init__(self, layers: Layers) -> None:
         self.layers = layers
         self.parameters = tuple(
-            tuple(numbers(x) for x in (one.norm, one.qkv.T, one.out, one.second_norm, one.gate_up.T, one.down))
-            for one in layers.layers
+            tuple(map(numbers, (one.norm, *split[:2], one.second_norm, *split[2:])))
+            for one, split in ((layer, weights_of(layer)) for layer in layers.layers)
         )
         self.sites = np.array([-1 if layer.site is None else layer.site for layer in layers.layers])
         self.pool = ThreadPoolExecutor(cpu_count())
@@ -67,6 +67,12 @@ class CompiledStep:
         for other in done:
             other.result()
         return self.layers.operations.norm(flat, self.layers.norm).view_as(x)
+
+
+def weights_of(layer: Layer) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """qkv and gate_up by columns, the other two by rows: as the kernels read them."""
+    qkv, out, gate_up, down = map(as_held, (layer.qkv, layer.out, layer.gate_up, layer.down))
+    return qkv.T, out, gate_up.T, down
 
 
 def numbers(tensor: Tensor) -> NDArray[Any]:

@@ -64,6 +64,8 @@ class Engine:
         self.model, self.precision = model.eval(), precision or Precision()
         self.precision.check(model.device)
         self.sample = sample
+        self.words: Any  # hidden states -> scores of words, and of codes
+        self.image_logits: Any
         native = None if plain_torch else Native.find(model, self.precision)
         if native is not None:
             self.layers, self.step, self.sample = native, native.step, native.sample
@@ -74,7 +76,7 @@ class Engine:
             self.layers = Layers(model.model.language_model, model.config, narrow)
             self.step, self.stepper = self._step(plain_torch)
             model.lm_head.weight.data = laid_out(model.lm_head.weight.data)
-            self.words: Any = model.lm_head
+            self.words = model.lm_head
             self.image_logits = Head(model.model.generation_head, self.layers, narrow)
         with torch.no_grad():
             codes = torch.arange(model.config.vq_config.num_embeddings, device=self.device)

@@ -235,6 +235,12 @@ def laid_out(weight: Float[Tensor, "out k"]) -> Float[Tensor, "out k"]:
     return weight.T.contiguous().T if weight.device.type == "cpu" else weight.contiguous()
 
 
+def as_held(weight: Weight) -> Tensor:
+    """The weight of a layer whose weights are in the model's own type."""
+    assert isinstance(weight, Tensor), "not in eight bits"
+    return weight
+
+
 def size_of(weight: Tensor | Scaled) -> int:
     """Bytes."""
     return weight.num_bytes if isinstance(weight, Scaled) else weight.numel() * weight.element_size()

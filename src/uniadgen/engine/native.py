@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import LlamaModel
 
 from uniadgen.engine.building import library
-from uniadgen.engine.layers import Layer, Layers, Prefix
+from uniadgen.engine.layers import Layer, Layers, Prefix, as_held
 from uniadgen.engine.precision import Precision
 from uniadgen.engine.sampling import sample
 from uniadgen.engine.slots import Slots
@@ -101,7 +101,7 @@ class Native(Layers):
         self.functions, self.numbers = functions, numbers
         self.packed = [self._pack(layer) for layer in self.layers]
         self.array = (_Layer * len(self.packed))(*self.packed)
-        width, inner = len(self.norm), self.layers[0].down.shape[1]
+        width, inner = len(self.norm), as_held(self.layers[0].down).shape[1]
         sizes = len(self.packed), width, self.heads, inner
         self.decoder = _Decoder(self.array, self.norm.data_ptr(), *sizes, self.operations.eps)
 
@@ -153,12 +153,13 @@ class Native(Layers):
 
     def _pack(self, layer: Layer) -> _Layer:
         width, heads = len(layer.norm), self.heads
-        by_head = layer.qkv.T.view(width, 3, heads, -1).transpose(1, 2).flatten(2)  # (D, h, 3 d)
+        qkv, out, gate_up, down = map(as_held, (layer.qkv, layer.out, layer.gate_up, layer.down))
+        by_head = qkv.T.view(width, 3, heads, -1).transpose(1, 2).flatten(2)  # (D, h, 3 d)
         panel = by_head.shape[2] + -by_head.shape[2] % BLOCK
         padded = by_head.new_zeros(width, heads, panel)
         padded[..., : by_head.shape[2]] = by_head
-        in_turns = layer.gate_up.T.view(width, 2, -1, WIDE).transpose(1, 2)
-        weights = padded.flatten(1), layer.out.T, in_turns.flatten(1), layer.down.T
+        in_turns = gate_up.T.view(width, 2, -1, WIDE).transpose(1, 2)
+        weights = padded.flatten(1), out.T, in_turns.flatten(1), down.T
         matrices = [Matrix.of(weight, self.numbers) for weight in weights]
         site = -1 if layer.site is None else layer.site
         packed = _Layer(layer.norm.data_ptr(), layer.second_norm.data_ptr(), *matrices, site, panel)

@@ -55,8 +55,8 @@ class Painting:
     def __init__(
         self, engine: Engine, canvas: Canvas, slots: Sequence[Slots], count: int, cells: int, config: GenerateConfig
     ) -> None:
+        assert isinstance(engine.step, GraphedStep), "an engine on a GPU"
         self.engine, self.step, self.config = engine, engine.step, config
-        assert isinstance(self.step, GraphedStep), "an engine on a GPU"
         self.count, self.cells = count, cells
         self.ahead = torch.arange(count, device=engine.device)
         self.canvas = canvas.clone()

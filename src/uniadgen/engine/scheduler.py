@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count as count_from
 from itertools import islice
+from traceback import clear_frames
 
 import numpy as np
 import torch
@@ -304,6 +305,8 @@ class Scheduler:
             self.ads.remove(ad)
             self.free.append(ad.slot)
             self._leave([(ad, 0), (ad, 1)])
+        if error is not None:
+            clear_frames(error.__traceback__)  # or whoever holds the ticket would hold their tensors
         ad.ticket.end(error)
 
     def _leave(self, owners: Sequence[Owner]) -> None:

@@ -106,7 +106,7 @@ def _of_table(report: Report, paper: PaperTable) -> Report:
     """The rows of one table alone: its own reference, and its own family of tests."""
     roles = {row.recipe: "model" for row in paper.ours}
     settings = report.settings | {"reference": paper.recipe_of_reference}
-    lines = summarise(report.measured, roles, paper.recipe_of_reference, settings["first_seed"])
+    lines = summarise(report.measured, roles, paper.recipe_of_reference, report.settings["first_seed"])
     return replace(report, lines=tuple(lines), settings=settings)
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.optim import Optimizer
 
+EACH: Any = torch  # its functions of many tensors at once are in no stub
 COEFFICIENTS = (3.4445, -4.775, 2.0315)  # of the quintic iteration, as Jordan et al. found them
 ITERATIONS = 5
 
@@ -44,11 +45,11 @@ class Muon(Optimizer):
             if not self.state[parameter]:
                 self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         buffers = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
-        torch._foreach_lerp_(buffers, gradients, 1 - momentum)
-        updates = orthogonal(torch.stack(torch._foreach_lerp(gradients, buffers, momentum)))
+        EACH._foreach_lerp_(buffers, gradients, 1 - momentum)
+        updates = orthogonal(torch.stack(EACH._foreach_lerp(gradients, buffers, momentum)))
         length = lr * 0.2 * math.sqrt(max(parameters[0].shape))
-        torch._foreach_mul_(parameters, 1 - lr * weight_decay)
-        torch._foreach_add_(parameters, updates.to(parameters[0].dtype).unbind(), alpha=-length)
+        EACH._foreach_mul_(parameters, 1 - lr * weight_decay)
+        EACH._foreach_add_(parameters, updates.to(parameters[0].dtype).unbind(), alpha=-length)
 
 
 def orthogonal(matrices: Float[Tensor, "n a b"]) -> Float[Tensor, "n a b"]:

@@ -76,7 +76,8 @@ def make_stock(
     model.model.vqmodel.load_state_dict(found.state_dict())
     model.model.vqmodel.requires_grad_(False)
     _start_codes(model)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model.to(device)  # pyright: ignore[reportArgumentType] - as transformers wraps it
     return model, layout, AdWorldSource(config, stock, *_code_stock(config, model, stock, folder / "stock"))
 
 
