@@ -23,5 +23,8 @@ _HOMES = {
 def __getattr__(name: str) -> object:
     for module, names in _HOMES.items():
         if name in names:
-            return getattr(import_module(f"uniadgen.{module}"), name)
+            try:
+                return getattr(import_module(f"uniadgen.{module}"), name)
+            except AttributeError as error:  # `from uniadgen import` would say that there is no such name
+                raise ImportError(f"uniadgen.{module} could not be imported: {error}") from error
     raise AttributeError(f"module 'uniadgen' has no attribute {name!r}")
