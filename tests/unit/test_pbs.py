@@ -155,7 +155,7 @@ def test_a_folder_that_is_not_whole_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"config.json: not valid JSON"):
         PBS.from_pretrained(tmp_path / "good")
     (tmp_path / "good" / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match="are missing"):
+    with pytest.raises(ValueError, match="of another model"):
         PBS.from_pretrained(tmp_path / "good")
     with pytest.raises(ValueError, match=r"pbss: no folder with config.json.*did you mean 'pbs'"):
         PBS.from_pretrained("pbss")
