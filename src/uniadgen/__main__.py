@@ -239,7 +239,8 @@ def encode(
         Path | None, typer.Option(help="Whose VQ codes the pictures: Janus-Pro in Hugging Face's layout.")
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="Instead of --base: `nano`, or a folder of our weights, whose recipe is taken as well.")
+        str | None,
+        typer.Option(help="Instead of --base: `nano`, or a folder of weights, whose recipe is taken as well."),
     ] = None,
     pictures: Annotated[
         Path | None, typer.Option(help="The folder that pictures' paths are relative to. Default: that of the file.")
@@ -268,9 +269,10 @@ def encode(
     """
     if (base is None) == (weights is None):
         raise ValueError("expected the VQ that codes the pictures: either --base or --weights")
-    folder = base or weights_in(str(weights))
+    own = weights_in(weights)
+    folder = base or own
     assert folder is not None, "one of the two is there"
-    config = recipe(name) if weights is None else Config.load(weights / "recipe.json")
+    config = recipe(name) if own is None else Config.load(own / "recipe.json")
     config = override(config, parse_overrides(settings or []))
     from uniadgen.data.encode import Making, encode_store
     from uniadgen.data.listing import read_listing
