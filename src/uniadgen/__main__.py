@@ -240,7 +240,7 @@ def encode(
     ] = None,
     weights: Annotated[
         str | None,
-        typer.Option(help="Instead of --base: `nano`, or a folder of weights, whose recipe is taken as well."),
+        typer.Option(help="Instead of --base: `nano`, or a folder of weights; its recipe is taken, too."),
     ] = None,
     pictures: Annotated[
         Path | None, typer.Option(help="The folder that pictures' paths are relative to. Default: that of the file.")
