@@ -10,6 +10,7 @@ from uniadgen.config import override
 from uniadgen.data.batch import Batch, Kind, Row, collate
 from uniadgen.data.prompt import Layout
 from uniadgen.model import weights
+from uniadgen.model.uniadgen import seen
 
 
 @pytest.fixture
@@ -166,3 +167,11 @@ def test_code_dropout_hides_nothing_but_codes_and_nothing_outside_training(model
     changed = (whole != hiding).any(-1)
     assert changed.any()
     assert (batch.kind[changed] == Kind.IMAGE).all()
+
+
+def test_padding_sees_itself_alone_and_all_else_what_is_before_it() -> None:
+    """A query that sees nothing has gradients that are no numbers on a GPU."""
+    attend = torch.tensor([[False, False, True, True], [True, True, True, True]])
+    assert seen(attend, 4)[0, 0].int().tolist() == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]]
+    assert torch.equal(seen(attend, 4)[1, 0], torch.ones(4, 4).tril().bool())
+    assert torch.equal(seen(attend, 2), seen(attend, 4)[:, :, 2:])

@@ -53,5 +53,8 @@ def test_the_limit_counts_weights_keys_and_values(bench: Bench) -> None:
     layer, head = 4 * 64**2 + 3 * 64 * 128 + 2 * 64, 64 * 64 + 64 + 64 * 64 + 64
     prompts = bench._laid_out(bench.ours, example, 0).attend.sum(-1).tolist()
     columns = sum(steps * prompt + steps * steps / 2 for prompt in prompts)
-    expected = 4 * (steps * (4 * layer + head) + columns * 4 * 2 * 64)
-    assert bench.limit_bytes() == pytest.approx(expected, rel=0.1)  # in C++ weights are padded to whole blocks
+    if bench.ours.engine.stepper.startswith(
+        "C++"
+    ):  # a head's q, k and v, 48 columns, are padded to 64; no norm, no bias
+        layer, head = 64 * 4 * 64 + 64**2 + 3 * 64 * 128, 2 * 64**2
+    assert bench.limit_bytes() == pytest.approx(4 * (steps * (4 * layer + head) + columns * 4 * 2 * 64))

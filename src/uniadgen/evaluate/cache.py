@@ -48,7 +48,7 @@ def fingerprint_of_code() -> str:
 
 
 def _modules(path: Path) -> Iterable[Path]:
-    return path.rglob("*.py") if path.is_dir() else [path]
+    return (found for found in path.rglob("*") if found.suffix in (".py", ".cpp", ".h")) if path.is_dir() else [path]
 
 
 class AdCache:
