@@ -164,7 +164,11 @@ def train(
     ],
     out: Annotated[Path | None, typer.Option(help="The run's folder; a run that was stopped goes on there.")] = None,
     base: Annotated[
-        Path | None, typer.Option(help="Janus-Pro, in Hugging Face's layout; for PBS a checkpoint of MoCo v3.")
+        Path | None,
+        typer.Option(
+            help="Janus-Pro, in Hugging Face's layout; for PBS a checkpoint of MoCo v3; for recipes of nano's size "
+            "weights to begin from: what they lack of preference extraction begins anew."
+        ),
     ] = None,
     dinov2: Annotated[Path | None, typer.Option(help="DINOv2-small, in Hugging Face's layout.")] = None,
     data: Annotated[
@@ -198,9 +202,10 @@ def train(
 
         Console().print(report(config))
     elif config.model.lora_rank == 0:
-        from uniadgen.train.nano import train_recipe
+        from uniadgen.train.nano import Given, train_recipe
 
-        print(f"weights: {train_recipe(config, out or Path('runs') / name, parts=weights_in(parts))}")
+        given = Given(parts=weights_in(parts), base=None if base is None else weights_in(str(base)))
+        print(f"weights: {train_recipe(config, out or Path('runs') / name, given)}")
     elif base is None or dinov2 is None or data is None:
         raise ValueError(f"recipe {name} fine-tunes a base, expected --base, --dinov2 and --data")
     else:
@@ -398,6 +403,13 @@ def reproduce(
         ),
     ] = None,
     parts: Parts = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="Weights that every row begins from, with their tokenizer and VQ, as the paper's rows begin from "
+            "Janus-Pro: `uniadgen train nano_baseline` makes some. Default: every row begins from random weights."
+        ),
+    ] = None,
     at_once: Annotated[
         int, typer.Option(min=1, max=64, help="Models trained side by side, as a GPU that nano does not fill can.")
     ] = 1,
@@ -431,6 +443,7 @@ def reproduce(
     how = Reproduction(
         stock=stock,
         parts=weights_in(parts),
+        base=weights_in(base),
         at_once=at_once,
         steps=steps,
         requests=requests,

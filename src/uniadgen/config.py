@@ -407,6 +407,7 @@ class Config(Recipe):
     """Everything about one model: what it sees, what it is, how it is trained and sampled."""
 
     name: str
+    base: str = ""  # fingerprint of the weights that training from scratch begins from instead; --base sets it
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     vq_train: TrainConfig | None = None  # set where the VQ is trained from scratch

@@ -23,7 +23,7 @@ from uniadgen.evaluate.summary import Difference, Line
 from uniadgen.model import weights
 from uniadgen.recipes import RECIPES, nano, recipe
 from uniadgen.train.loop import keep_config
-from uniadgen.train.nano import train_recipe
+from uniadgen.train.nano import Given, train_recipe
 
 # What all rows have: those whose history is not extracted learn no word preference.
 SMALL = {name: value for name, value in TINY.items() if not name.startswith(("words_train", "model.word_preference"))}
@@ -106,7 +106,7 @@ def test_pictures_tokenizer_and_vq_are_taken_from_another_run(
     files = sorted(path for name in ("stock", "tokenizer", "vq") for path in (shared / name).rglob("*"))
     before = {path: path.read_bytes() for path in files if path.is_file()}
     config = override(tiny_config, {"data.num_clicks": 2, "train.steps": 1, "words_train.steps": 1})
-    made = train_recipe(config, tmp_path / "run", shared)
+    made = train_recipe(config, tmp_path / "run", Given(shared))
     assert {path: path.read_bytes() for path in before} == before
     assert not (tmp_path / "run" / "stock").exists() and not (tmp_path / "run" / "vq").exists()
     one, _, _ = weights.load(tiny_run)
@@ -116,7 +116,7 @@ def test_pictures_tokenizer_and_vq_are_taken_from_another_run(
         assert torch.equal(tensor, other.model.vqmodel.state_dict()[name]), name
     different = override(config, {"vq_train.steps": 5})
     with pytest.raises(ValueError, match=r"holds pictures, tokenizer and VQ of another config \(nano\), expected"):
-        train_recipe(different, tmp_path / "other", shared)
+        train_recipe(different, tmp_path / "other", Given(shared))
 
 
 def test_tokenizer_and_vq_are_taken_from_weights(tiny_run: Path, tmp_path: Path, tiny_config: Config) -> None:
@@ -124,14 +124,34 @@ def test_tokenizer_and_vq_are_taken_from_weights(tiny_run: Path, tmp_path: Path,
     shutil.copytree(tiny_run.parent / "stock", tmp_path / "shared" / "stock")
     keep_config(tiny_config, tmp_path / "shared")
     config = override(tiny_config, {"train.steps": 1, "words_train.steps": 1})
-    made = train_recipe(config, tmp_path / "run", tmp_path / "shared", tiny_run)
+    made = train_recipe(config, tmp_path / "run", Given(tmp_path / "shared", tiny_run))
     assert not (tmp_path / "shared" / "vq").exists() and not (tmp_path / "shared" / "tokenizer").exists()
     one, other = (weights.load(folder)[0].model.vqmodel.state_dict() for folder in (tiny_run, made))
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert (made / "tokenizer.json").read_bytes() == (tiny_run / "tokenizer.json").read_bytes()
     assert len(list((tmp_path / "shared" / "stock").glob("codes-*.npz"))) == 2  # fp16 weights are another VQ
     with pytest.raises(ValueError, match=r"model.num_codes is \d+, expected 32 as in nano"):
-        train_recipe(override(config, {"model.num_codes": 32}), tmp_path / "other", parts=tiny_run)
+        train_recipe(override(config, {"model.num_codes": 32}), tmp_path / "other", Given(parts=tiny_run))
+
+
+def test_rows_begin_from_the_same_weights(tiny_run: Path, tmp_path: Path, tiny_config: Config) -> None:
+    """A base without history is continued by a model with one: all that both have is the base's, at first."""
+    stock = tiny_run.parent
+    plain = override(recipe("nano_baseline"), SMALL | {"train.steps": 1})
+    base = train_recipe(plain, tmp_path / "base", Given(stock))
+    still = {"train.steps": 1, "train.learning_rate": 1e-30, "words_train.steps": 1, "words_train.learning_rate": 1e-30}
+    made = train_recipe(override(tiny_config, still), tmp_path / "run", Given(stock, base=base))
+    begun, continued = (weights.load(folder)[0].state_dict() for folder in (base, made))
+    assert all(torch.equal(continued[name], tensor) for name, tensor in begun.items())
+    own = continued.keys() - begun.keys()
+    assert own == {name for name in continued if name.startswith(weights.OF_HISTORY)} != set()
+    assert Config.load(made / "recipe.json").base == weights.fingerprint(base)
+    with pytest.raises(ValueError, match="holds a run of another config"):  # the same recipe from random weights
+        train_recipe(override(tiny_config, still), tmp_path / "run", Given(stock))
+    with pytest.raises(ValueError, match=r"is not expected.*weights are of another model"):
+        train_recipe(plain, tmp_path / "back", Given(stock, base=tiny_run))
+    with pytest.raises(ValueError, match="got a base and parts, expected one"):
+        train_recipe(plain, tmp_path / "both", Given(stock, tiny_run, base))
 
 
 def test_a_row_that_is_trained_is_not_trained_again(tiny_run: Path, tmp_path: Path, monkeypatch) -> None:
@@ -139,8 +159,8 @@ def test_a_row_that_is_trained_is_not_trained_again(tiny_run: Path, tmp_path: Pa
     how = Reproduction(stock=tiny_run.parent, steps=1, settings=settings)
     asked = []
 
-    def train(config: Config, folder: Path, shared: Path, parts: Path | None) -> Path:
-        asked.append((config.name, config.train.steps, folder, shared))
+    def train(config: Config, folder: Path, given: Given) -> Path:
+        asked.append((config.name, config.train.steps, folder, given.stock))
         (folder / "weights").mkdir(parents=True)
         config.save(folder / "weights" / "recipe.json")
         return folder / "weights"

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from hashlib import blake2b, file_digest
+from hashlib import blake2b
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -26,15 +26,6 @@ def fingerprint_of(example: Example) -> str:
         digest.update(picture.tobytes())
     words = [product.description, product.selling_points, [click.text for click in example.clicks]]
     digest.update(json.dumps(words).encode())
-    return digest.hexdigest()
-
-
-def fingerprint_of_model(folder: Path) -> str:
-    """A hash of all files of a folder of weights."""
-    digest = blake2b(digest_size=16)
-    for path in sorted(path for path in folder.iterdir() if path.is_file()):
-        with path.open("rb") as file:
-            digest.update(f"{path.name} {file_digest(file, blake2b).hexdigest()}\n".encode())
     return digest.hexdigest()
 
 

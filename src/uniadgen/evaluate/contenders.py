@@ -12,8 +12,7 @@ from uniadgen.baselines.generator import Generator
 from uniadgen.baselines.llm import Writer
 from uniadgen.config import StagesConfig, WorldConfig
 from uniadgen.data.cutout import squash
-from uniadgen.evaluate.cache import fingerprint_of_model
-from uniadgen.model.weights import find
+from uniadgen.model.weights import find, fingerprint
 from uniadgen.pipeline import ENLARGE, AdGenerator
 from uniadgen.records import Ad, Example
 
@@ -75,7 +74,7 @@ def contenders_of(
     """
     found = []
     for given, (name, generator) in zip(names, models.items(), strict=True):
-        weights = fingerprint_of_model(find(given.partition("=")[2] or name))
+        weights = fingerprint(find(given.partition("=")[2] or name))
         found.append(_own(name, "model", generator, generator, weights))
         for baseline in (b for b in baselines if b in OWN):
             found.append(_own(f"{name} {baseline}", baseline, generator, OWN[baseline](generator), weights))
@@ -89,7 +88,7 @@ def contenders_of(
 
 def contender_of(name: str, generator: AdGenerator, weights: str) -> Contender:
     """A model under a name of one's own, with whatever settings; its weights are a shipped model's, or in a folder."""
-    return _own(name, "model", generator, generator, fingerprint_of_model(find(weights)))
+    return _own(name, "model", generator, generator, fingerprint(find(weights)))
 
 
 def _own(name: str, role: str, model: AdGenerator, generator: Generator, weights: str) -> Contender:

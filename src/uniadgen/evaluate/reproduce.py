@@ -29,7 +29,7 @@ from uniadgen.evaluate.summary import Line, summarise
 from uniadgen.model.weights import RECIPE
 from uniadgen.recipes import nano, recipe
 from uniadgen.train.log import progress_bar
-from uniadgen.train.nano import make_stock, train_recipe
+from uniadgen.train.nano import Given, begun, make_stock, train_recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,7 @@ class Reproduction:
 
     stock: Path | None = None  # pictures, tokenizer and VQ of an earlier run; None: made once, in the folder
     parts: Path | None = None  # weights whose tokenizer and VQ are taken instead
+    base: Path | None = None  # weights that every row begins from, as the paper's begin from Janus-Pro
     at_once: int = 1  # models trained side by side, each in a process of its own
     steps: int | None = None  # of every model's training, instead of its recipe's
     requests: int = 200
@@ -114,7 +115,7 @@ def _train_all(names: Sequence[str], folder: Path, how: Reproduction) -> list[Pa
     """The weights of all recipes; several are trained at once, their progress in `log.txt` of each run."""
     if how.at_once == 1 or len(names) == 1:
         return [trained(name, folder, how) for name in names]
-    make_stock(_config(names[0], how), how.stock or folder / "stock", how.parts)
+    make_stock(_config(names[0], how), how.stock or folder / "stock", how.base or how.parts)
     found: dict[str, Path] = {}
     with (
         ProcessPoolExecutor(how.at_once, mp_context=multiprocessing.get_context("spawn")) as pool,
@@ -155,7 +156,7 @@ def _trained_aside(name: str, folder: Path, how: Reproduction) -> Path:
 
 
 def _config(name: str, how: Reproduction) -> Config:
-    config = override(recipe(name), how.settings)
+    config = begun(override(recipe(name), how.settings), Given(parts=how.parts, base=how.base))
     if how.steps is None:
         return config
     steps = {"train.steps": how.steps}
@@ -173,7 +174,7 @@ def trained(name: str, folder: Path, how: Reproduction) -> Path:
     for weights in (stock / "weights", run / "weights"):
         if (weights / RECIPE).is_file() and Config.load(weights / RECIPE) == config:
             return weights
-    return train_recipe(config, run, stock, how.parts)
+    return train_recipe(config, run, Given(stock, how.parts, how.base))
 
 
 def side_by_side(paper: PaperTable, report: Report, configs: Sequence[Config]) -> Beside:
@@ -207,8 +208,11 @@ def _cell(found: Mapping[tuple[str, str], Line], row: Row, key: str) -> str:
 def _title(paper: PaperTable, report: Report, configs: Sequence[Config]) -> str:
     steps, full = sorted({config.train.steps for config in configs}), nano().train.steps
     of = f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
-    shrunk = "" if steps == [full] else f", not the {full:,} of nano"
-    shrunk += ": too few to judge the rows by" if steps[-1] < full / 2 else ""
+    if base := configs[0].base:
+        shrunk = f", all from the same weights ({base[:8]})"
+    else:
+        shrunk = "" if steps == [full] else f", not the {full:,} of nano"
+        shrunk += ": too few to judge the rows by" if steps[-1] < full / 2 else ""
     number, seeds = report.settings["requests"]["number"], report.settings["seeds"]
     return (
         f"Table {paper.number} of the paper and here. {paper.what} Here: AdWorld, models of nano's size trained for "

@@ -1,6 +1,8 @@
 """A folder of weights: model, tokenizer and recipe, written whole or not at all, read strictly."""
 
 import json
+from collections.abc import Sequence
+from hashlib import blake2b, file_digest
 from pathlib import Path
 
 import torch
@@ -14,6 +16,7 @@ from uniadgen.model.shards import STEMS, check_tensors, new_shards, read, read_s
 from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration
 
 RECIPE, WEIGHTS = "recipe.json", STEMS[0]
+OF_HISTORY = ("preference.", "preference_control.", "word_preference.")  # tensors of a model that extracts preferences
 SHIPPED = Path(__file__).parents[1] / "weights"  # what comes with the package, a folder each
 
 
@@ -25,6 +28,15 @@ def find(name: str | Path) -> Path:
     if not Path(name).is_dir():
         raise ValueError(f"{name}: no such folder of weights, and no shipped model{nearest(str(name), shipped)}")
     return Path(name)
+
+
+def fingerprint(folder: Path) -> str:
+    """A hash of all files of a folder of weights."""
+    digest = blake2b(digest_size=16)
+    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+        with path.open("rb") as file:
+            digest.update(f"{path.name} {file_digest(file, blake2b).hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 def build(
@@ -82,11 +94,15 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
-def load_weights(model: torch.nn.Module, folder: Path) -> None:
-    """Copies every tensor of a folder's safetensors files into the model, strictly."""
+def load_weights(model: torch.nn.Module, folder: Path, new: Sequence[str] = ()) -> None:
+    """Copies every tensor of a folder's safetensors files into the model, strictly.
+
+    `new` are beginnings of names: what is called so and is not in the folder stays as it is.
+    """
     files, expected = shards(folder), model.state_dict()
     found = {name: tensor for path in files for name, tensor in read_shapes(path)}
-    check_tensors(folder, shapes_of(found), shapes_of(expected), "these weights are of another model")
+    wanted = {name: tensor for name, tensor in expected.items() if name in found or not name.startswith(tuple(new))}
+    check_tensors(folder, shapes_of(found), shapes_of(wanted), "these weights are of another model")
     for path in files:
         for name, tensor in read(path):
             expected[name].copy_(tensor)

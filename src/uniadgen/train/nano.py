@@ -4,7 +4,7 @@ import os
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,16 +28,34 @@ from uniadgen.train.words import start
 from uniadgen.world.shoppers import Shop
 
 
-def train_recipe(config: Config, folder: Path, shared: Path | None = None, parts: Path | None = None) -> Path:
+class Given(NamedTuple):
+    """What a recipe takes from elsewhere instead of making it."""
+
+    stock: Path | None = None  # the folder of pictures, tokenizer and VQ: of several recipes, or of an earlier run
+    parts: Path | None = None  # weights whose tokenizer and VQ are taken
+    base: Path | None = None  # weights that training begins from, tokenizer and VQ included
+
+
+def begun(config: Config, given: Given) -> Config:
+    """The recipe with the mark of the weights that it begins from, so that no run is taken for one of others."""
+    if given.base and given.parts:
+        raise ValueError("got a base and parts, expected one: a base has a tokenizer and a VQ of its own")
+    return config if given.base is None else replace(config, base=weights.fingerprint(given.base))
+
+
+def train_recipe(config: Config, folder: Path, given: Given = Given()) -> Path:  # noqa: B008 - frozen
     """Runs every stage that is not yet done; returns the folder of weights. Killed at any point, it goes on there.
 
-    `shared` is another folder for the pictures, the tokenizer and the VQ: of several recipes, or of an earlier run.
-    `parts` are weights whose tokenizer and VQ are taken instead of training them.
-    Raises `ValueError` for a recipe that starts from a base model, and for a folder of another config.
+    With a base all tensors begin as there; preference extraction begins anew where the base has none.
+    Raises `ValueError` for a recipe that fine-tunes Janus-Pro, for a folder of another config, and for a base that is
+    another model.
     """
     _check_scratch(config)
+    config = begun(config, given)
     keep_config(config, folder)
-    model, layout, source = make_stock(config, shared or folder, parts)
+    model, layout, source = make_stock(config, given.stock or folder, given.base or given.parts)
+    if given.base:
+        weights.load_weights(model, given.base, new=weights.OF_HISTORY)
     if config.model.word_preference:
         model.word_preference.requires_grad_(False)  # learnt when all else is
     rows = Rows(config, layout, source)
