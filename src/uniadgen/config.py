@@ -408,6 +408,7 @@ class Config(Recipe):
 
     name: str
     base: str = ""  # fingerprint of the weights that training from scratch begins from instead; --base sets it
+    distilled: float = 0.0  # guidance of the base, whose guided scores are learnt so that one branch will do; 0: none
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     vq_train: TrainConfig | None = None  # set where the VQ is trained from scratch
@@ -425,6 +426,9 @@ class Config(Recipe):
         _expect(
             not alone, "words_train", None, "how to train, since model.word_preference is learnt in a stage of its own"
         )
+        _expect(self.distilled >= 0, "distilled", self.distilled, "0 (none), or the base's generate.guidance")
+        if self.distilled:
+            _expect(self.generate.guidance == 1, "generate.guidance", self.generate.guidance, "1 where it is distilled")
         if self.model.variant == "release":  # a text, freely written, then a picture with that text in its prompt
             both = self.data.modality == "image+text"
             _expect(both, "data.modality", self.data.modality, "image+text in the variant release")

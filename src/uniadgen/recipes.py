@@ -134,6 +134,18 @@ def nano_compact() -> Config:
     return replace_in(nano(), name="nano_compact", model__compact=True)
 
 
+def nano_distilled() -> Config:
+    """Ours, from nano's weights: one branch says what guidance makes of two, so that a step reads one row."""
+    return replace_in(
+        nano(),
+        name="nano_distilled",
+        distilled=nano().generate.guidance,
+        generate__guidance=1.0,
+        train__steps=300,
+        train__learning_rate=5e-4,
+    )
+
+
 def paper_7b() -> Config:
     """Janus-Pro-7B with our modules, as in paper section 5.1."""
     return Config(
@@ -217,6 +229,7 @@ ABLATIONS = (
     nano_at_random,
     nano_most_similar,
     nano_compact,
+    nano_distilled,
 )
 RECIPES: dict[str, Callable[[], Config]] = {f.__name__: f for f in (nano, *ABLATIONS, paper_1b, paper_7b, official_7b)}
 RECIPES |= {f"nano_{number}_clicks": partial(nano_clicks, number) for number in (3, 5, 8, 10, 12)}

@@ -78,7 +78,7 @@ def test_an_unknown_name_offers_the_nearest(name: str, offered: str) -> None:
 
 
 def test_a_name_like_no_other_lists_what_is_known() -> None:
-    with pytest.raises(ValueError, match=r"unknown setting 'xyz' \(known: data, generate, model"):
+    with pytest.raises(ValueError, match=r"unknown setting 'xyz' \(known: base, data, distilled, generate, model"):
         override(nano(), {"xyz": "1"})
 
 

@@ -32,6 +32,16 @@ COVERED = 0.99  # of a cell's pixels, by the product: then it lies in it
 Head = Callable[[Tensor], Tensor]  # hidden states -> scores
 
 
+class Scores(NamedTuple):
+    """Of every token that may come next, in a batch with targets; and those targets."""
+
+    words: Float[Tensor, "W V"]
+    cells: Float[Tensor, "T Q"]
+    next_words: Int[Tensor, "W"]
+    next_cells: Int[Tensor, "T"]
+    painted: Bool[Tensor, "B S"]  # where the cells are
+
+
 class Losses(NamedTuple):
     """Eq. 4 and its two terms, each a (weighted) mean over its own tokens (Eq. 2, 3 write sums)."""
 
@@ -206,18 +216,33 @@ class UniAdGenForConditionalGeneration(JanusForConditionalGeneration):
         Where a step consists of several batches, `sizes` are theirs in all (per process): the sum of their losses is
         then the loss of all their rows as one batch.
         """
+        scores = self.scores(batch, generator)
+        words = F.cross_entropy(scores.words, scores.next_words, reduction="none")
+        cells = F.cross_entropy(scores.cells, scores.next_cells, reduction="none")
+        return self.weigh(words, cells, scores.painted, self.sizes(batch) if sizes is None else sizes)
+
+    def scores(self, batch: Batch, generator: torch.Generator | None = None) -> Scores:
+        """What is said of every next word and cell of a batch with targets (teacher forcing), in float32."""
         fused = self.prefer(batch, generator)
         batch = self.shorten(batch, fused)
         painted, written = batch.image_loss, batch.text_loss
         hidden = self.read(batch, fused, generator)
         targets = batch.ids.roll(-1, dims=1)
-        num_words, num_cells = self.sizes(batch) if sizes is None else sizes
         alike = self.alike(batch)
         words = self.text_logits(hidden[written], None if alike is None else alike[written.nonzero()[:, 0]])
-        words = F.cross_entropy(words.float(), targets[written], reduction="none")
-        cells = F.cross_entropy(self.image_logits(hidden[painted]).float(), targets[painted], reduction="none")
-        text = words.sum() / num_words.clamp(min=1)
-        image = (cells * self._cell_weights(painted)).sum() / num_cells.clamp(min=1)
+        cells = self.image_logits(hidden[painted])
+        return Scores(words.float(), cells.float(), targets[written], targets[painted], painted)
+
+    def weigh(
+        self,
+        words: Float[Tensor, "W"],
+        cells: Float[Tensor, "T"],
+        painted: Bool[Tensor, "B S"],
+        sizes: Float[Tensor, "2"],
+    ) -> Losses:
+        """The losses of a batch from those of its words and cells; `sizes` are what they are divided by."""
+        text = words.sum() / sizes[0].clamp(min=1)
+        image = (cells * self._cell_weights(painted)).sum() / sizes[1].clamp(min=1)
         return Losses(self.config.text_weight * text + self.config.image_weight * image, text, image)
 
     def sizes(self, batch: Batch) -> Float[Tensor, "2"]:

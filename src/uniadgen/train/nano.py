@@ -1,6 +1,7 @@
 """A recipe from scratch on AdWorld: render the shop, train the VQ, code every picture once, train the model."""
 
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from uniadgen.config import Config
@@ -21,6 +22,7 @@ from uniadgen.model import vq, weights
 from uniadgen.model.shards import in_new_folder
 from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration
 from uniadgen.pipeline import to_pictures, to_pixels
+from uniadgen.train.distill import BranchRows, Distilled
 from uniadgen.train.log import progress_bar
 from uniadgen.train.loop import keep_config, train
 from uniadgen.train.sheet import SampleSheet, grid
@@ -56,13 +58,13 @@ def train_recipe(config: Config, folder: Path, given: Given = Given()) -> Path: 
     model, layout, source = make_stock(config, given.stock or folder, given.base or given.parts)
     if given.base:
         weights.load_weights(model, given.base, new=weights.OF_HISTORY)
-    if config.model.word_preference:
+    if config.model.word_preference and not config.distilled:
         model.word_preference.requires_grad_(False)  # learnt when all else is
-    rows = Rows(config, layout, source)
+    learner, rows, batches = _to_learn(config, model, layout, source, given)
     sheet = SampleSheet(model, rows, folder / "model")
     train(
-        model,
-        rows.batches,
+        learner,
+        batches,
         config.train,
         folder / "model",
         what="model",
@@ -70,10 +72,27 @@ def train_recipe(config: Config, folder: Path, given: Given = Given()) -> Path: 
         sample=sheet.draw,
         numbers=rows.numbers,
     )
-    if config.model.word_preference:
+    if config.model.word_preference and not config.distilled:
         _train_words(config, model, layout, source, folder / "words")
     weights.save(folder / "weights", model, layout, torch.float16)
     return folder / "weights"
+
+
+def _to_learn(
+    config: Config, model: UniAdGenForConditionalGeneration, layout: Layout, source: "AdWorldSource", given: Given
+) -> tuple[nn.Module, Rows, Callable[[int], Sequence[Any]]]:
+    """What is trained, the rows it is shown in sample sheets, and the batches of a step."""
+    if not config.distilled:
+        rows = Rows(config, layout, source)
+        return model, rows, rows.batches
+    if given.base is None:
+        raise ValueError(f"recipe {config.name!r} learns a base's guided scores, expected --base, such as nano")
+    base, _, made_by = weights.load(given.base)
+    if made_by.generate.leave_out != "history":
+        left = made_by.generate.leave_out
+        raise ValueError(f"{given.base}: guidance leaves out {left}, expected history: no other is distilled")
+    both = BranchRows(config, layout, source)
+    return Distilled(model, base, config.distilled), both, both.branches
 
 
 def make_stock(
