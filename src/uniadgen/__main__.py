@@ -920,7 +920,10 @@ def bench_drafts(
 @plainly
 def bench_options(
     model: Annotated[str, typer.Option(help="`nano`, or a folder of weights trained on AdWorld.")] = "nano",
-    compact: Annotated[str, typer.Option(help="Weights trained with model.compact, such as nano_compact's.")] = "",
+    trained: Annotated[
+        list[str] | None,
+        typer.Option(help="Weights trained for an option: nano_compact's, nano_distilled's. Repeatable."),
+    ] = None,
     requests: Annotated[int, typer.Option(min=10, help="Held-out shoppers of AdWorld, one request each.")] = 100,
     turns: Annotated[int, typer.Option(min=1, help="How often each option is timed; medians are shown.")] = 5,
     out: Annotated[Path, typer.Option(help="The folder for figures and ads; a run that was stopped goes on.")] = Path(
@@ -932,13 +935,13 @@ def bench_options(
 
     Prints a table with 95 % intervals (whole shoppers resampled); docs/speed.md says what each option does.
 
-    Example: uniadgen bench options --requests 100 --compact runs/nano_compact/weights --threads 2
+    Example: uniadgen bench options --requests 100 --trained runs/nano_distilled/weights --threads 2
     """
     files.check_folder(out)
     from uniadgen.options import Bench, table
 
     use_threads(threads)
-    report = Bench(out, model, compact, requests).measure(turns)
+    report = Bench(out, model, trained or (), requests).measure(turns)
     report.save(out)
     Console().print(table(report))
     print(out)

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -26,7 +26,7 @@ from uniadgen.records import Example
 from uniadgen.speed import machine
 from uniadgen.train.log import progress_bar
 
-DEFAULT, COMPACT = "default", "compact prompt"
+DEFAULT, COMPACT, DISTILLED = "default", "compact prompt", "guidance distilled"
 OPTIONS: Final[Mapping[str, Mapping[str, Any]]] = {
     "guidance until 3/4": {"generate.guidance_until": 0.75},
     "guidance until 1/2": {"generate.guidance_until": 0.5},
@@ -66,7 +66,7 @@ class Report:
 
     machine: str
     model: str
-    compact: str  # weights trained with `model.compact`, or nothing
+    trained: Mapping[str, str]  # options that a model has to be trained for -> weights that were
     threads: int
     requests: int
     options: tuple[Option, ...]
@@ -81,15 +81,16 @@ class Report:
 class Bench:
     """A model with each of the options, for AdWorld's held-out shoppers. Ads are kept in a folder, as evaluate does."""
 
-    def __init__(self, folder: Path, name: str, compact: str = "", number: int = 100) -> None:
-        self.folder, self.name, self.compact = folder, name, compact
+    def __init__(self, folder: Path, name: str, trained: Sequence[str] = (), number: int = 100) -> None:
+        self.folder, self.name = folder, name
         default = AdGenerator.from_pretrained(name)
         self.generators = {DEFAULT: default}
         self.generators |= {option: default.with_settings(changes) for option, changes in OPTIONS.items()}
-        if compact:
-            self.generators[COMPACT] = _compact(compact)
+        made = {weights: AdGenerator.from_pretrained(weights) for weights in trained}
+        self.trained = {option_of(weights, generator): weights for weights, generator in made.items()}
+        self.generators |= {option: made[weights] for option, weights in self.trained.items()}
         side = default.config.data.image_size
-        self.world = world_of({name: default} | ({compact: self.generators[COMPACT]} if compact else {}))
+        self.world = world_of({name: default} | made)
         self.requests = WorldRequests(self.world, side, number, 0, folder / "requests")
 
     def measure(self, turns: int) -> Report:
@@ -104,7 +105,7 @@ class Bench:
             own = tuple(line for line in lines if line.generator == name)
             options.append(Option(name, OPTIONS.get(name, {}), median(mine), faster, mean, tuple(mine), own))
         threads = torch.get_num_threads()
-        return Report(machine(), self.name, self.compact, threads, len(self.requests), tuple(options))
+        return Report(machine(), self.name, self.trained, threads, len(self.requests), tuple(options))
 
     def _time(self, turns: int) -> tuple[dict[str, list[float]], dict[str, list[int]]]:
         """Seconds and steps of each option's ads; they take turns on the same requests, so they meet the same load."""
@@ -124,19 +125,21 @@ class Bench:
         """What evaluate says of every option, with the default as the reference."""
         contenders = []
         for name, generator in self.generators.items():
-            contenders.append(contender_of(name, generator, self.compact if name == COMPACT else self.name))
+            contenders.append(contender_of(name, generator, self.trained.get(name, self.name)))
         scorers = scorers_of(SCORERS, Setting(self.world))
         measured = measure(contenders, self.requests, scorers, self.folder / "ads", Seeds())
         return summarise(measured, dict.fromkeys(self.generators, "model"), DEFAULT)
 
 
-def _compact(name: str) -> AdGenerator:
-    generator = AdGenerator.from_pretrained(name)
-    if not generator.config.model.compact:
+def option_of(name: str, generator: AdGenerator) -> str:
+    """What these weights were trained for; `ValueError` where that is none of the options."""
+    has = {COMPACT: generator.config.model.compact, DISTILLED: generator.config.distilled > 0}
+    if not any(has.values()):
         raise ValueError(
-            f"{name} was not trained with model.compact, expected weights that were: uniadgen train nano_compact"
+            f"{name} was trained for no option, expected weights that were: uniadgen train nano_compact, or "
+            "uniadgen train nano_distilled --base nano"
         )
-    return generator
+    return ", ".join(option for option, there in has.items() if there)
 
 
 def steps_of(generator: AdGenerator, example: Example, seed: int) -> int:

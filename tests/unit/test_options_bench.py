@@ -15,7 +15,7 @@ from uniadgen.config import override
 from uniadgen.data.cutout import place
 from uniadgen.evaluate.requests import Request
 from uniadgen.evaluate.scorers import SCORERS, Setting
-from uniadgen.options import COMPACT, DEFAULT, HEADER, OPTIONS, Bench, rows, steps_of, table
+from uniadgen.options import COMPACT, DEFAULT, DISTILLED, HEADER, OPTIONS, Bench, option_of, rows, steps_of, table
 from uniadgen.records import Ad, Example
 
 
@@ -32,7 +32,7 @@ def test_every_option_is_timed_and_judged(
     monkeypatch.setattr(AdGenerator, "from_pretrained", named.__getitem__)
     monkeypatch.setattr("uniadgen.evaluate.contenders.find", lambda name: tiny_run)
     monkeypatch.setattr("uniadgen.options.SCORERS", ("words", "text"))  # the judge of styles renders many pictures
-    report = Bench(tmp_path, "tiny", str(tiny_run), 2).measure(1)
+    report = Bench(tmp_path, "tiny", [str(tiny_run)], 2).measure(1)
     report.save(tmp_path)
     assert [option.name for option in report.options] == [DEFAULT, *OPTIONS, COMPACT]
     assert report.options[0].faster == 1 and not report.options[0].changes
@@ -48,10 +48,19 @@ def test_every_option_is_timed_and_judged(
     assert len(list((tmp_path / "ads").glob("*.json"))) >= 2 * len(OPTIONS)  # kept: another run makes none again
 
 
-def test_weights_that_are_not_compact_are_refused(generator: AdGenerator, tmp_path: Path, monkeypatch) -> None:
+def test_weights_that_were_trained_for_no_option_are_refused(
+    generator: AdGenerator, tmp_path: Path, monkeypatch
+) -> None:
     monkeypatch.setattr(AdGenerator, "from_pretrained", lambda name: generator)
-    with pytest.raises(ValueError, match=r"other was not trained with model.compact, expected weights that were"):
-        Bench(tmp_path, "tiny", "other", 2)
+    with pytest.raises(ValueError, match=r"other was trained for no option, expected weights that were"):
+        Bench(tmp_path, "tiny", ["other"], 2)
+
+
+def test_weights_are_named_by_what_they_were_trained_for(generator: AdGenerator, compact: AdGenerator) -> None:
+    changes = {"distilled": 2.0, "generate.guidance": 1.0}
+    distilled = AdGenerator(generator.model, generator.layout, override(generator.config, changes))
+    both = AdGenerator(generator.model, generator.layout, override(compact.config, changes))
+    assert [option_of("w", of) for of in (compact, distilled, both)] == [COMPACT, DISTILLED, f"{COMPACT}, {DISTILLED}"]
 
 
 def test_an_ad_is_made_in_as_many_steps_as_are_told(
