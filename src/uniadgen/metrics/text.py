@@ -9,7 +9,8 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property, lru_cache
+from functools import cached_property, lru_cache
+from itertools import repeat
 from math import exp, log
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ import numpy as np
 PROFILES = ("paper", "strict", "english")
 ORDERS = (1, 2, 3, 4)
 SCORES = ("bleu", "rouge_l", "m_bleu", "m_rouge", "bleu_avg", "rouge_avg", "m_bleu_avg", "m_rouge_avg")
+_BLEU, _ROUGE_L, _ROUGE_AVG = frozenset(SCORES[::2]), frozenset(SCORES[1:4:2]), frozenset(SCORES[5::2])
 # As sacrebleu writes it, whose BLEU ours equals (tests hold it to that); the number of references is each sample's own.
 SIGNATURE = "case:mixed|eff:no|tok:none|smooth:none"
 KEPT = 256  # texts whose tokens and n-grams are remembered: a title is many samples' reference
@@ -71,22 +73,19 @@ def score_texts(
 
 def _score(text: str, references: Sequence[str], profile: str, scores: Sequence[str]) -> list[float]:
     said, known = _words(text, profile), [_words(reference, profile) for reference in references]
-    longest = _rouge_l_of_sets if profile == "paper" else lambda one, other: rouge_l(one.tokens, other.tokens)
-    shared = cache(lambda: [_shared(said, reference) for reference in known])
-    one, all_ = cache(lambda: _bleus(said, shared()[:1])), cache(lambda: _bleus(said, shared()))
-    rouges = cache(lambda: [longest(said, reference) for reference in known])
-    overlaps = cache(lambda: [sum(_overlap(said, reference, n) for n in ORDERS) / 4 for reference in known])
-    found = {
-        "bleu": lambda: one()[-1],
-        "rouge_l": lambda: rouges()[0],
-        "m_bleu": lambda: all_()[-1],
-        "m_rouge": lambda: max(rouges()),
-        "bleu_avg": lambda: sum(one()) / 4,
-        "rouge_avg": lambda: overlaps()[0],
-        "m_bleu_avg": lambda: sum(all_()) / 4,
-        "m_rouge_avg": lambda: max(overlaps()),
-    }
-    return [found[name]() for name in scores]
+    found: dict[str, float] = {}
+    if not _BLEU.isdisjoint(scores):
+        shared = [_shared(said, reference) for reference in known]
+        one, pooled = _bleus(said, shared[:1]), _bleus(said, shared)
+        found |= {"bleu": one[-1], "m_bleu": pooled[-1], "bleu_avg": sum(one) / 4, "m_bleu_avg": sum(pooled) / 4}
+    if not _ROUGE_L.isdisjoint(scores):
+        longest = _rouge_l_of_sets if profile == "paper" else lambda one, other: rouge_l(one.tokens, other.tokens)
+        rouges = [longest(said, reference) for reference in known]
+        found |= {"rouge_l": rouges[0], "m_rouge": max(rouges)}
+    if not _ROUGE_AVG.isdisjoint(scores):
+        overlaps = [sum(_overlap(said, reference, n) for n in ORDERS) / 4 for reference in known]
+        found |= {"rouge_avg": overlaps[0], "m_rouge_avg": max(overlaps)}
+    return [found[name] for name in scores]
 
 
 class _Words:
@@ -156,12 +155,12 @@ class _Shared(NamedTuple):
 def _shared(said: _Words, reference: _Words) -> _Shared:
     """Where a shorter n-gram is not in, no longer one is."""
     base, number_of = len(said.numbers) + 1, said.numbers.get
-    numbers = [number_of(token, 0) for token in reference.tokens]
+    numbers = list(map(number_of, reference.tokens, repeat(0)))
     grams, counts = numbers, []
     for n, made in zip(ORDERS, said.ngrams, strict=True):
         if n > 1:
-            longer = [gram * base + number for gram, number in zip(grams, numbers[n - 1 :], strict=False)]
-            grams = [both if gram and both in made else 0 for gram, both in zip(grams, longer, strict=False)]
+            pairs = zip(grams, numbers[n - 1 :], strict=False)
+            grams = [both if gram and (both := gram * base + number) in made else 0 for gram, number in pairs]
         counts.append(Counter(filter(None, grams)))
     return _Shared(len(numbers), counts)
 
@@ -175,7 +174,7 @@ def _bleus(said: _Words, known: Sequence[_Shared]) -> list[float]:
         most = dict(first) if others else first  # of each n-gram the most that any has
         for counts in others:
             most |= {gram: count for gram, count in counts.items() if count > most.get(gram, 0)}
-        matched = sum([min(count, made[gram]) for gram, count in most.items()])
+        matched = sum([count if count < (own := made[gram]) else own for gram, count in most.items()])
         if not matched:
             break
         total += log(matched / (length - n))
@@ -237,11 +236,12 @@ def _subsequences(one: Tokens, other: Tokens) -> list[int]:
     places: dict[str, int] = {}
     for j, token in enumerate(other):
         places[token] = places.get(token, 0) | 1 << j
-    whole = (1 << len(other)) - 1
+    row = whole = (1 << len(other)) - 1
     rows = [whole]
-    for token in one:
-        row, here = rows[-1], rows[-1] & places.get(token, 0)
-        rows.append((row + here | row - here) & whole)
+    for here in map(places.get, one, repeat(0)):
+        matched = row & here
+        row = (row + matched | row - matched) & whole
+        rows.append(row)
     return rows
 
 
