@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -43,8 +44,15 @@ class CentreCrop:
 
     def __call__(self, pictures: Sequence[Image.Image]) -> Float[Tensor, "B 3 {self.side} {self.side}"]:
         """RGB pictures of any size."""
-        pixels = torch.stack([scaled(self._crop(picture)) for picture in pictures])
-        return standardised(pixels, self.mean, self.std)
+        if len(pictures) == 1:
+            pixels = [self._pixels(pictures[0])]
+        else:
+            with ThreadPoolExecutor() as pool:  # Pillow lets go of Python's lock while it resizes
+                pixels = list(pool.map(self._pixels, pictures))
+        return standardised(torch.stack(pixels), self.mean, self.std)
+
+    def _pixels(self, picture: Image.Image) -> Float[Tensor, "3 {self.side} {self.side}"]:
+        return scaled(self._crop(picture))
 
     def _crop(self, picture: Image.Image) -> Image.Image:
         least = min(picture.size)
