@@ -42,7 +42,23 @@ def begun(config: Config, given: Given) -> Config:
     """The recipe with the mark of the weights that it begins from, so that no run is taken for one of others."""
     if given.base and given.parts:
         raise ValueError("got a base and parts, expected one: a base has a tokenizer and a VQ of its own")
-    return config if given.base is None else replace(config, base=weights.fingerprint(given.base))
+    if given.base is None:
+        if config.distilled:
+            raise ValueError(f"recipe {config.name!r} learns a base's guided scores, expected --base, such as nano")
+        return config
+    _check_base(config, given.base)
+    return replace(config, base=weights.fingerprint(given.base))
+
+
+def _check_base(config: Config, base: Path) -> None:
+    """Before anything is rendered; `weights.load_weights` looks at every tensor."""
+    found = Config.load(base / weights.RECIPE)
+    for name in ("extractor_layers", "preference_control", "word_preference"):
+        if getattr(found.model, name) and not getattr(config.model, name):
+            raise ValueError(f"{base} has model.{name}, recipe {config.name!r} has none: begin from a base without")
+    if config.distilled and found.generate.leave_out != "history":
+        left = found.generate.leave_out
+        raise ValueError(f"{base}: guidance leaves out {left}, expected history: no other is distilled")
 
 
 def train_recipe(config: Config, folder: Path, given: Given = Given()) -> Path:  # noqa: B008 - frozen
@@ -85,12 +101,8 @@ def _to_learn(
     if not config.distilled:
         rows = Rows(config, layout, source)
         return model, rows, rows.batches
-    if given.base is None:
-        raise ValueError(f"recipe {config.name!r} learns a base's guided scores, expected --base, such as nano")
-    base, _, made_by = weights.load(given.base)
-    if made_by.generate.leave_out != "history":
-        left = made_by.generate.leave_out
-        raise ValueError(f"{given.base}: guidance leaves out {left}, expected history: no other is distilled")
+    assert given.base is not None, "`begun` refuses that"
+    base, _, _ = weights.load(given.base)
     both = BranchRows(config, layout, source)
     return Distilled(model, base, config.distilled), both, both.branches
 
