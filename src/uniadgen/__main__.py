@@ -167,7 +167,7 @@ def train(
         Path | None,
         typer.Option(
             help="Janus-Pro, in Hugging Face's layout; for PBS a checkpoint of MoCo v3; for recipes of nano's size "
-            "weights to begin from: what they lack of preference extraction begins anew."
+            "weights to begin from."
         ),
     ] = None,
     dinov2: Annotated[Path | None, typer.Option(help="DINOv2-small, in Hugging Face's layout.")] = None,

@@ -139,7 +139,8 @@ def test_rows_begin_from_the_same_weights(tiny_run: Path, tmp_path: Path, tiny_c
     stock = tiny_run.parent
     plain = override(recipe("nano_baseline"), SMALL | {"train.steps": 1})
     base = train_recipe(plain, tmp_path / "base", Given(stock))
-    still = {"train.steps": 1, "train.learning_rate": 1e-30, "words_train.steps": 1, "words_train.learning_rate": 1e-30}
+    still_plain = {"train.steps": 1, "train.learning_rate": 1e-30}
+    still = still_plain | {"words_train.steps": 1, "words_train.learning_rate": 1e-30}
     made = train_recipe(override(tiny_config, still), tmp_path / "run", Given(stock, base=base))
     begun, continued = (weights.load(folder)[0].state_dict() for folder in (base, made))
     assert all(torch.equal(continued[name], tensor) for name, tensor in begun.items())
@@ -148,8 +149,12 @@ def test_rows_begin_from_the_same_weights(tiny_run: Path, tmp_path: Path, tiny_c
     assert Config.load(made / "recipe.json").base == weights.fingerprint(base)
     with pytest.raises(ValueError, match="holds a run of another config"):  # the same recipe from random weights
         train_recipe(override(tiny_config, still), tmp_path / "run", Given(stock))
-    with pytest.raises(ValueError, match=r"has model.extractor_layers, recipe 'nano_baseline' has none"):
-        train_recipe(plain, tmp_path / "back", Given(stock, base=tiny_run))
+    back = train_recipe(override(plain, still_plain), tmp_path / "back", Given(stock, base=made))
+    less = weights.load(back)[0].state_dict()
+    assert all(torch.equal(less[name], tensor) for name, tensor in begun.items()) and less.keys() == begun.keys()
+    wider = override(plain, {"model.intermediate_size": 160})
+    with pytest.raises(ValueError, match=r"has shape .* weights are of another model"):
+        train_recipe(wider, tmp_path / "wider", Given(stock, base=base))
     with pytest.raises(ValueError, match="got a base and parts, expected one"):
         train_recipe(plain, tmp_path / "both", Given(stock, tiny_run, base))
 

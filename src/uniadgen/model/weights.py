@@ -94,15 +94,19 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
-def load_weights(model: torch.nn.Module, folder: Path, new: Sequence[str] = ()) -> None:
+def load_weights(model: torch.nn.Module, folder: Path, parts: Sequence[str] = ()) -> None:
     """Copies every tensor of a folder's safetensors files into the model, strictly.
 
-    `new` are beginnings of names: what is called so and is not in the folder stays as it is.
+    `parts` are beginnings of names: what is called so may be missing on either side; then the model's stays as it is.
     """
     files, expected = shards(folder), model.state_dict()
     found = {name: tensor for path in files for name, tensor in read_shapes(path)}
-    wanted = {name: tensor for name, tensor in expected.items() if name in found or not name.startswith(tuple(new))}
+    found, wanted = (
+        {name: tensor for name, tensor in one.items() if name in other or not name.startswith(tuple(parts))}
+        for one, other in ((found, expected), (expected, found))
+    )
     check_tensors(folder, shapes_of(found), shapes_of(wanted), "these weights are of another model")
     for path in files:
         for name, tensor in read(path):
-            expected[name].copy_(tensor)
+            if name in wanted:
+                expected[name].copy_(tensor)

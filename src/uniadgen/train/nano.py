@@ -46,25 +46,17 @@ def begun(config: Config, given: Given) -> Config:
         if config.distilled:
             raise ValueError(f"recipe {config.name!r} learns a base's guided scores, expected --base, such as nano")
         return config
-    _check_base(config, given.base)
+    left_out = Config.load(given.base / weights.RECIPE).generate.leave_out
+    if config.distilled and left_out != "history":
+        raise ValueError(f"{given.base}: guidance leaves out {left_out}, expected history: no other is distilled")
     return replace(config, base=weights.fingerprint(given.base))
-
-
-def _check_base(config: Config, base: Path) -> None:
-    """Before anything is rendered; `weights.load_weights` looks at every tensor."""
-    found = Config.load(base / weights.RECIPE)
-    for name in ("extractor_layers", "preference_control", "word_preference"):
-        if getattr(found.model, name) and not getattr(config.model, name):
-            raise ValueError(f"{base} has model.{name}, recipe {config.name!r} has none: begin from a base without")
-    if config.distilled and found.generate.leave_out != "history":
-        left = found.generate.leave_out
-        raise ValueError(f"{base}: guidance leaves out {left}, expected history: no other is distilled")
 
 
 def train_recipe(config: Config, folder: Path, given: Given = Given()) -> Path:  # noqa: B008 - frozen
     """Runs every stage that is not yet done; returns the folder of weights. Killed at any point, it goes on there.
 
-    With a base all tensors begin as there; preference extraction begins anew where the base has none.
+    With a base all tensors begin as there. Of preference extraction, what the base lacks begins anew, what the recipe
+    lacks is left out; a word preference that the base has is trained on with all else.
     Raises `ValueError` for a recipe that fine-tunes Janus-Pro, for a folder of another config, and for a base that is
     another model.
     """
@@ -73,8 +65,9 @@ def train_recipe(config: Config, folder: Path, given: Given = Given()) -> Path: 
     keep_config(config, folder)
     model, layout, source = make_stock(config, given.stock or folder, given.base or given.parts)
     if given.base:
-        weights.load_weights(model, given.base, new=weights.OF_HISTORY)
-    if config.model.word_preference and not config.distilled:
+        weights.load_weights(model, given.base, weights.OF_HISTORY)
+    words = _learns_words(config, given.base)
+    if words:
         model.word_preference.requires_grad_(False)  # learnt when all else is
     learner, rows, batches = _to_learn(config, model, layout, source, given)
     sheet = SampleSheet(model, rows, folder / "model")
@@ -88,10 +81,16 @@ def train_recipe(config: Config, folder: Path, given: Given = Given()) -> Path: 
         sample=sheet.draw,
         numbers=rows.numbers,
     )
-    if config.model.word_preference and not config.distilled:
+    if words:
         _train_words(config, model, layout, source, folder / "words")
     weights.save(folder / "weights", model, layout, torch.float16)
     return folder / "weights"
+
+
+def _learns_words(config: Config, base: Path | None) -> bool:
+    """Whether the word preference is learnt, which a base may have done before."""
+    learnt = base is not None and Config.load(base / weights.RECIPE).model.word_preference
+    return bool(config.model.word_preference) and not learnt
 
 
 def _to_learn(
