@@ -101,6 +101,8 @@ MEASURES: Final[dict[str, Measure]] = {
     "history_m_bleu": Measure("m-BLEU with the history's titles"),
     "history_m_rouge": Measure("m-ROUGE with the history's titles"),
     "empty": share("empty texts"),
+    "passed_picture": share("pictures that pass all checks"),
+    "passed_text": share("texts that pass all checks"),
     "strict_bleu": Measure("BLEU, strict"),
     "strict_rouge_l": Measure("ROUGE-L, strict"),
     "strict_m_bleu": Measure("m-BLEU, strict"),
