@@ -1,5 +1,6 @@
 """Shapes checked at every tensor boundary, and a nano so small that it is trained within the tests."""
 
+import shutil
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -157,6 +158,16 @@ def tiny_run(tiny_config: Config, rendering: None, tmp_path_factory: pytest.Temp
     from uniadgen.train.nano import train_recipe
 
     return train_recipe(tiny_config, tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture
+def stock(tiny_run: Path, tiny_config: Config, tmp_path: Path) -> Path:
+    """Its rendered pictures in a folder of the test's own: codes of other VQs are written there."""
+    from uniadgen.train.loop import keep_config
+
+    shutil.copytree(tiny_run.parent / "stock", tmp_path / "shared" / "stock")
+    keep_config(tiny_config, tmp_path / "shared")
+    return tmp_path / "shared"
 
 
 @pytest.fixture(scope="session")

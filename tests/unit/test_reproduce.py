@@ -1,6 +1,5 @@
 """The paper's tables again: a recipe for each row, what rows share made once, both numbers side by side."""
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +21,6 @@ from uniadgen.evaluate.reproduce import Reproduction, reproduce, side_by_side, t
 from uniadgen.evaluate.summary import Difference, Line
 from uniadgen.model import weights
 from uniadgen.recipes import RECIPES, nano, recipe
-from uniadgen.train.loop import keep_config
 from uniadgen.train.nano import Given, train_recipe
 
 # What all rows have: those whose history is not extracted learn no word preference.
@@ -119,26 +117,25 @@ def test_pictures_tokenizer_and_vq_are_taken_from_another_run(
         train_recipe(different, tmp_path / "other", Given(shared))
 
 
-def test_tokenizer_and_vq_are_taken_from_weights(tiny_run: Path, tmp_path: Path, tiny_config: Config) -> None:
+def test_tokenizer_and_vq_are_taken_from_weights(
+    tiny_run: Path, stock: Path, tmp_path: Path, tiny_config: Config
+) -> None:
     """Neither is trained; codes of another VQ that lie in the same stock are not taken for these."""
-    shutil.copytree(tiny_run.parent / "stock", tmp_path / "shared" / "stock")
-    keep_config(tiny_config, tmp_path / "shared")
     config = override(tiny_config, {"train.steps": 1, "words_train.steps": 1})
-    made = train_recipe(config, tmp_path / "run", Given(tmp_path / "shared", tiny_run))
-    assert not (tmp_path / "shared" / "vq").exists() and not (tmp_path / "shared" / "tokenizer").exists()
+    made = train_recipe(config, tmp_path / "run", Given(stock, tiny_run))
+    assert not (stock / "vq").exists() and not (stock / "tokenizer").exists()
     one, other = (weights.load(folder)[0].model.vqmodel.state_dict() for folder in (tiny_run, made))
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert (made / "tokenizer.json").read_bytes() == (tiny_run / "tokenizer.json").read_bytes()
-    assert len(list((tmp_path / "shared" / "stock").glob("codes-*.npz"))) == 2  # fp16 weights are another VQ
+    assert len(list((stock / "stock").glob("codes-*.npz"))) == 2  # fp16 weights are another VQ
     with pytest.raises(ValueError, match=r"model.num_codes is \d+, expected 32 as in nano"):
         train_recipe(override(config, {"model.num_codes": 32}), tmp_path / "other", Given(parts=tiny_run))
 
 
-def test_rows_begin_from_the_same_weights(tiny_run: Path, tmp_path: Path, tiny_config: Config) -> None:
+def test_rows_begin_from_the_same_weights(tiny_run: Path, stock: Path, tmp_path: Path, tiny_config: Config) -> None:
     """A base without history is continued by a model with one: all that both have is the base's, at first."""
-    stock = tiny_run.parent
     plain = override(recipe("nano_baseline"), SMALL | {"train.steps": 1})
-    base = train_recipe(plain, tmp_path / "base", Given(stock))
+    base = train_recipe(plain, tmp_path / "base", Given(stock, parts=tiny_run))
     still_plain = {"train.steps": 1, "train.learning_rate": 1e-30}
     still = still_plain | {"words_train.steps": 1, "words_train.learning_rate": 1e-30}
     made = train_recipe(override(tiny_config, still), tmp_path / "run", Given(stock, base=base))
