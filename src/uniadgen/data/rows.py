@@ -73,6 +73,8 @@ class Share(NamedTuple):
 class Rows:
     """Training rows of a source: a pure function of the step, whatever ran before and whoever shares the step."""
 
+    template: int | None = None  # of all rows; None: each draws its own
+
     def __init__(self, config: Config, layout: Layout, source: Source, share: Share = Share()) -> None:  # noqa: B008
         size, world = config.train.batch_size, share.world
         if size % world:
@@ -105,10 +107,8 @@ class Rows:
         rows = ((number, self.row(number)) for number in range(window * size, (window + 1) * size))
         return sorted(rows, key=lambda numbered: len(numbered[1].ids))
 
-    def row(
-        self, number: int, *, with_history: bool = True, with_target: bool = True, template: int | None = None
-    ) -> Row:
-        """One row; template (None: any), sampled clicks and history dropout are drawn from its number."""
+    def row(self, number: int, *, with_history: bool = True, with_target: bool = True) -> Row:
+        """One row; template, sampled clicks and history dropout are drawn from its number."""
         rng = np.random.default_rng([self.config.train.seed, number])
         sample = self.source.sample(number)
         shown: list[Shown] = []
@@ -118,6 +118,6 @@ class Rows:
             shown = [Shown(sample.titles[i], self.source.clicks[sample.pictures[i]]) for i in chosen]
         answer = Target(sample.text, self.source.targets[sample.picture]) if with_target else None
         cutout = premultiplied(self.source.cutout(sample.product))
-        drawn = int(rng.integers(1000)) if template is None else template
+        template = int(rng.integers(1000)) if self.template is None else self.template
         words = sample.description, sample.selling_points
-        return self.layout.lay_out(*words, cutout, shown, template=drawn, target=answer)
+        return self.layout.lay_out(*words, cutout, shown, template=template, target=answer)

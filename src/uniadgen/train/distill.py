@@ -27,14 +27,14 @@ class Branches(NamedTuple):
 class BranchRows(Rows):
     """Rows of a step in both branches, laid out as the engine lays them out."""
 
+    template = 0
+
     def branches(self, step: int) -> list[Branches]:
         """All rows of a step at once."""
-        numbers = self.numbers(step)
-        informed, blind = (
-            collate([self.row(n, with_history=seen, template=0) for n in numbers], self.layout.pad_id, LENGTHS)
-            for seen in (True, False)
-        )
-        return [Branches(informed, blind)]
+        own = self._own(step)
+        blind = [self.row(number, with_history=False) for number, _ in own]
+        both = ([row for _, row in own], blind)
+        return [Branches(*(collate(rows, self.layout.pad_id, LENGTHS) for rows in both))]
 
 
 class Distilled(nn.Module):
