@@ -82,6 +82,9 @@ class ModelConfig:
     word_preference: int = 0  # width of the vectors by which words like those clicked become likelier (ours); 0: none
     gumbel_scale: float = 1.0  # size of the noise in training; with cosine scores, 1 is mostly noise
     gumbel_at_inference: bool = False  # the release: True; False so that an ad can be replayed
+    # trained parallel decoding (ours): a row of cells begins so many cells after the one above it, and a step paints
+    # the next cell of every row that has begun; 0: one cell after the other
+    row_lag: int = 0
     # what is trained on a base
     lora_rank: int = 12  # LoRA on q, k, v, o of the language model (paper section 5.1; release: 16); 0: from scratch
     lora_alpha: int = 32  # paper section 5.1
@@ -116,6 +119,9 @@ class ModelConfig:
         for name in ("condition_dropout", "code_dropout"):
             _expect(0 <= getattr(self, name) <= 1, f"model.{name}", getattr(self, name), "a share in [0, 1]")
         _expect(self.first_cells_weight >= 0, "model.first_cells_weight", self.first_cells_weight, "0 (off) or more")
+        _expect(self.row_lag >= 0, "model.row_lag", self.row_lag, "0 (one cell after the other) or more")
+        both = self.row_lag and self.variant == "release"
+        _expect(not both, "model.row_lag", self.row_lag, "0 in the variant release, which paints cell after cell")
         _expect(self.vq_patch % 4 == 0, "model.vq_patch", self.vq_patch, "a multiple of 4 pixels, or 0")
         _expect(self.num_layers > 1, "model.num_layers", self.num_layers, "2 or more, so that the control enters")
         _expect(self.lora_rank >= 0, "model.lora_rank", self.lora_rank, "0 (all is trained) or more")

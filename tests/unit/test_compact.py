@@ -45,7 +45,7 @@ def count(batch: Batch, kind: Kind) -> list[int]:
 def test_a_prompt_is_as_much_shorter_as_tokens_were_dropped(compact, batch: Batch, rate: float) -> None:
     for extractor in (compact.preference.text_extractor, compact.preference.image_extractor):
         extractor.keep_rate = rate
-    short = compact.shorten(batch, compact.prefer(batch))
+    short = compact.as_read(batch, compact.prefer(batch))
     for kind in (Kind.CLICK_TEXT, Kind.CLICK_IMAGE):
         before, after = count(batch, kind), count(short, kind)
         assert before[1] == after[1] == 0
@@ -62,7 +62,7 @@ def test_a_prompt_is_as_much_shorter_as_tokens_were_dropped(compact, batch: Batc
 
 def test_what_stays_in_the_places_of_the_history_is_what_was_kept(compact, batch: Batch) -> None:
     fused = compact.prefer(batch)
-    short = compact.shorten(batch, fused)
+    short = compact.as_read(batch, fused)
     embeds = compact.embed(short, fused)
     selections = (
         (fused.text_selection, fused.text, Kind.CLICK_TEXT),
@@ -120,7 +120,7 @@ def test_every_parameter_that_is_to_learn_gets_a_gradient(compact, batch: Batch)
 def test_extractors_learn_through_the_prompt_alone(compact, batch: Batch) -> None:
     """Without the history's control, which sees all tokens: what was kept counts as much as its mask says."""
     fused = compact.prefer(batch)
-    short = compact.shorten(batch, fused)
+    short = compact.as_read(batch, fused)
     hidden = compact.decode(compact.embed(short, fused), short.attend, short.position)
     hidden[short.text_loss].square().sum().backward()
     for extractor in (compact.preference.text_extractor, compact.preference.image_extractor):

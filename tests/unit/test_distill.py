@@ -38,11 +38,12 @@ def test_what_is_learnt_is_what_the_engine_samples_from(model, layout, tiny_conf
     of_row = rows.informed.text_loss.nonzero()[:, 0] == 0
     prompts = [make_row(0, num_clicks=number, target=False) for number in (2, 0)]
     plain = Reference(model, layout, tiny_config.generate, prompts, 0)
-    written = make_row(0).ids[make_row(0).kind == Kind.TEXT]
+    written, codes = (make_row(0).ids[make_row(0).kind == kind] for kind in (Kind.TEXT, Kind.IMAGE))
     plain.answer.append((layout.start_text, Kind.PROMPT))
-    for kind, scores in ((Kind.TEXT, words[of_row]), (Kind.IMAGE, cells)):
+    spoken = (words[of_row], plain.score_words), (cells, lambda branch: plain.score_cells(branch, codes.tolist()))
+    for scores, say in spoken:
         with torch.no_grad():
-            seen, blind = (plain.score(plain.read(branch, kind)[None], branch, kind)[0] for branch in (0, 1))
+            seen, blind = (say(branch)[0] for branch in (0, 1))
         torch.testing.assert_close(scores[0], blind + 3.0 * (seen - blind), atol=1e-4, rtol=1e-4)
         plain.answer += [*((int(word), Kind.TEXT) for word in written), (layout.start_image, Kind.PROMPT)]
 

@@ -10,6 +10,7 @@ Legend, for the whole package:
     PROMPT TEXT ──────── PROMPT  IMAGE── PROMPT
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
@@ -18,6 +19,8 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from uniadgen.data.waves import step_of
 
 LENGTHS = 32  # in training, sequences are multiples of it: for every new length a GPU has to find its kernels anew
 
@@ -31,6 +34,7 @@ class Kind(IntEnum):
     CLICK_IMAGE = 3
     TEXT = 4
     IMAGE = 5
+    ROW = 6  # `<image>` again, where another row of cells begins and rows are painted at once
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,8 @@ class Batch:
 
     @property
     def position(self) -> Int[Tensor, "B S"]:
-        """Position numbers that do not count padding."""
-        return (self.attend.long().cumsum(-1) - 1).clamp(min=0)
+        """Position numbers that do not count padding; where a row begins, that of the code before it."""
+        return ((self.attend & (self.kind != Kind.ROW)).long().cumsum(-1) - 1).clamp(min=0)
 
     @property
     def text_loss(self) -> Bool[Tensor, "B S"]:
@@ -86,6 +90,36 @@ class Batch:
         order = stays.long().argsort(dim=1, stable=True)[:, -length:]
         ids, kind = self.ids.masked_fill(~stays, 0), self.kind.masked_fill(~stays, Kind.PAD)
         return replace(self, ids=ids.gather(1, order), kind=kind.gather(1, order))
+
+    def with_rows(self) -> "Batch":
+        """With `<image>` before every row of cells, which is then no continuation of the one above it.
+
+        Where there are pictures, all rows end with one; a batch without stays as it is.
+        """
+        cells = int((self.kind[0] == Kind.IMAGE).sum())
+        side, start = math.isqrt(cells), -cells - 2  # where `<image>` stands
+
+        def begun(numbers: Tensor, begin: Tensor) -> Tensor:
+            rows = numbers[:, start + 1 : -1].unflatten(1, (side, side))
+            rows = torch.cat([begin[:, None].expand(-1, side, 1), rows], dim=2).flatten(1)
+            return torch.cat([numbers[:, : start + 1], rows[:, 1:], numbers[:, -1:]], dim=1)
+
+        if not cells:
+            return self
+        first = self.ids[:, start, None]
+        return replace(self, ids=begun(self.ids, first), kind=begun(self.kind, torch.full_like(first, Kind.ROW)))
+
+    def order(self, lag: int) -> Int[Tensor, "S"] | None:
+        """When every position is fed, where `with_rows` began rows; None: one after the other."""
+        begun = int((self.kind[0] == Kind.ROW).sum())
+        if not begun:
+            return None
+        side = begun + 1
+        order = torch.arange(len(self.kind[0]), device=self.kind.device)
+        steps = [step_of(place, side, lag) for place in range(side * (side + 1))]
+        order[-len(steps) - 1 : -1] = order[-len(steps) - 1] + torch.tensor(steps, device=order.device)
+        order[-1] = order.max() + 1
+        return order
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import DynamicCache
@@ -11,6 +12,7 @@ from transformers import DynamicCache
 from uniadgen.config import GenerateConfig
 from uniadgen.data.batch import Batch
 from uniadgen.data.prompt import Layout
+from uniadgen.data.waves import NOTHING, Wave, waves
 from uniadgen.engine.faithful import Speller, Vocabulary
 from uniadgen.engine.sampling import draw, guide, sample, settle
 from uniadgen.model.preference import Fused
@@ -78,7 +80,7 @@ class Decoder:
     def _read(self, batch: Batch, modality: str) -> None:
         """The prompts, once: keys and values of both stages, and the control of the picture to be painted."""
         self.fused = fused = self.model.prefer(batch, self.generators * self.num_branches)
-        batch = self.model.shorten(batch, fused)
+        batch = self.model.as_read(batch, fused)
         self.cache = DynamicCache(config=self.model.config.text_config)
         self.attend = batch.attend
         self.model.decode(self.model.embed(batch, fused), self.attend, batch.position, None, self.cache)
@@ -96,7 +98,7 @@ class Decoder:
         fed = torch.full((self.num_requests,), self.layout.start_text)
         writing = torch.ones(self.num_requests, dtype=torch.bool)
         for count in range(self.config.max_words + 1):
-            hidden = self._step(self._embed(fed), live=fed != pad)
+            hidden = self._step(self._embed(fed[:, None]), live=fed != pad)[:, 0]
             writing = writing & (fed != end)
             if not writing.any():
                 return
@@ -109,56 +111,73 @@ class Decoder:
                 if word not in (end, pad):
                     words[row].append(word)
             yield words
-        self._step(self._embed(fed), live=fed != pad)
+        self._step(self._embed(fed[:, None]), live=fed != pad)
 
     def _paint(self) -> Iterator[Int[Tensor, "R k"]]:
         """The image stage: K codes from `<image>`, each position with the control of the cell it predicts."""
         cells = self.layout.config.cells
         side, size = round(cells**0.5), self.layout.config.model.num_codes
-        guided = self.config.guided_cells(cells)
-        codes: list[Tensor] = []
-        noise = None
-        embeds = self._embed(torch.full((self.num_requests,), self.layout.start_image))
-        for cell in range(cells):
-            if cell % side == 0 and self.config.temperature:
-                noise = draw(self.generators, side, size).to(embeds.device)  # of a row at once: one copy to a GPU
-            hidden = self._step(embeds, cell)
+        guided, painted = self.config.guided_cells(cells), 0
+        self.start = self.attend.sum(-1, keepdim=True)
+        codes = torch.zeros(self.num_requests, cells, dtype=torch.long, device=self.attend.device)
+        noise: dict[int, Tensor] = {}  # of rows of cells under way
+        for wave in waves(cells, self.model.config.row_lag):
+            here = list(wave.painted)
+            hidden = self._step(self._feed(wave, codes), wave)[:, : len(here)].flatten(0, 1)
             logits = self.model.image_logits(hidden)
-            logits = self._guide(logits) if cell < guided else logits[: self.num_requests].float()
-            here = None if noise is None else noise[:, cell % side]
-            code = sample(logits, self.config.temperature, self.config.image_top_k, here)
-            codes.append(code if self.known is None else settle(code, self.known[:, cell]))
-            embeds = self._embed_codes(codes[-1])
-            if (cell + 1) % side == 0:
-                yield torch.stack(codes, dim=1).cpu()
+            logits = self._guide(logits) if painted < guided else logits[: self.num_requests * len(here)].float()
+            for row in (cell // side for cell in here if cell % side == 0 and self.config.temperature):
+                noise[row] = draw(self.generators, side, size).to(logits.device)  # at once: one copy to a GPU
+            own = torch.stack([noise[cell // side][:, cell % side] for cell in here], dim=1) if noise else None
+            code = sample(
+                logits, self.config.temperature, self.config.image_top_k, None if own is None else own.flatten(0, 1)
+            ).view(self.num_requests, -1)
+            codes[:, here] = code if self.known is None else settle(code, self.known[:, here])
+            painted += len(here)
+            for row in (cell // side for cell in here if (cell + 1) % side == 0):
+                noise.pop(row, None)
+                yield codes[:, : (row + 1) * side].cpu()
+
+    def _feed(self, wave: Wave, codes: Int[Tensor, "R K"]) -> Float[Tensor, "R n D"]:
+        """The codes that a step feeds, and `<image>` where a row begins."""
+        fed = torch.tensor(wave.fed, device=codes.device)
+        begin = self._embed(torch.full((self.num_requests, 1), self.layout.start_image))
+        return torch.where((fed == NOTHING)[:, None], begin, self._embed_codes(codes[:, fed.clamp(min=0)]))
 
     def _control(self, batch: Batch, fused: Fused | None) -> Float[Tensor, "rows K C"]:
         """Computed once per picture; a branch that leaves the product or the history out has nothing of it."""
         control = self.model.foreground(batch.cutout[: self.num_requests])
         return self.model.add_preference(branches(control, self.num_branches, self.config.leave_out), batch, fused)
 
-    def _embed(self, tokens: Int[Tensor, "R"]) -> Float[Tensor, "R D"]:
+    def _embed(self, tokens: Int[Tensor, "R n"]) -> Float[Tensor, "R n D"]:
         return self.model.get_input_embeddings()(tokens.to(self.model.device))
 
-    def _embed_codes(self, codes: Int[Tensor, "R"]) -> Float[Tensor, "R D"]:
+    def _embed_codes(self, codes: Int[Tensor, "R n"]) -> Float[Tensor, "R n D"]:
         return self.model.prepare_embeddings_for_image_generation(codes)
 
     def _step(
-        self, embeds: Float[Tensor, "R D"], cell: int | None = None, live: Bool[Tensor, "R"] | None = None
-    ) -> Float[Tensor, "rows D"]:
-        """One position for every row: all branches are fed the same.
+        self, embeds: Float[Tensor, "R n D"], wave: Wave | None = None, live: Bool[Tensor, "R"] | None = None
+    ) -> Float[Tensor, "rows n D"]:
+        """The next positions of every row: all branches are fed the same.
 
-        `cell` is the one that is predicted, whose control is added; requests that are not live feed padding that
-        nobody will look at.
+        `wave` is what is painted, whose control is added; requests that are not live feed padding that nobody will
+        look at.
         """
-        rows = embeds.repeat(self.num_branches, 1)
-        new = self.attend.new_ones(len(rows), 1)
+        rows = embeds.repeat(self.num_branches, 1, 1)
+        new = self.attend.new_ones(rows.shape[:2])
         if live is not None:
             new = live.repeat(self.num_branches)[:, None].to(self.model.device)
         self.attend = torch.cat([self.attend, new], dim=1)
-        position = (self.attend.sum(-1, keepdim=True) - 1).clamp(min=0)
-        control = None if cell is None or self.control is None else self.control[:, cell : cell + 1]
-        return self.model.decode(rows[:, None], self.attend, position, control, self.cache)[:, 0]
+        if wave is None:
+            position = (self.attend.sum(-1, keepdim=True) - 1).clamp(min=0)
+            return self.model.decode(rows, self.attend, position, None, self.cache)
+        position = self.start + torch.tensor(wave.places, device=self.start.device)
+        control = order = None
+        if self.control is not None:
+            control = F.pad(self.control[:, list(wave.painted)], (0, 0, 0, len(wave.fed) - len(wave.painted)))
+        if self.model.config.row_lag:
+            order = torch.zeros_like(self.attend[0], dtype=torch.long)  # all that is fed before and now is seen
+        return self.model.decode(rows, self.attend, position, control, self.cache, order)
 
     def _sample_words(self, hidden: Tensor, writing: Tensor) -> Int[Tensor, "R"]:
         """The next word of every text; where only selling points may be written, one that continues them.

@@ -69,7 +69,7 @@ class Reading:
 
     def _read_prompts(self, prompts: Batch, fused: Fused | None) -> list[Prefix]:
         """Each without its padding."""
-        prompts = self.model.shorten(prompts, fused)
+        prompts = self.model.as_read(prompts, fused)
         embeds = self.model.embed(prompts, fused)
         return [self.engine.layers.read(row[here]) for row, here in zip(embeds, prompts.attend, strict=True)]
 

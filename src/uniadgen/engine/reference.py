@@ -6,11 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from uniadgen.config import GenerateConfig
-from uniadgen.data.batch import Kind, Row, collate
+from uniadgen.data.batch import Batch, Kind, Row, collate
 from uniadgen.data.prompt import Layout
+from uniadgen.data.waves import waves
 from uniadgen.engine.faithful import Speller, Vocabulary
 from uniadgen.engine.sampling import draw, guide, sample
 from uniadgen.model.preference import Fused
@@ -60,7 +62,7 @@ class Reference:
             speller = Speller(said, config.max_words)
         self.answer.append((layout.start_text, Kind.PROMPT))
         while not layout.is_whole(words):
-            word = self.next(Kind.TEXT, config.text_top_k, speller.allowed() if speller else None)
+            word = self.next_word(speller.allowed() if speller else None)
             if word == layout.end_text or len(words) == config.max_words:
                 break
             if speller:
@@ -71,15 +73,19 @@ class Reference:
         return words
 
     def paint(self) -> list[int]:
-        """The codes, cell by cell."""
+        """The codes, step by step: all cells of a step from the codes painted before it."""
         self.answer.append((self.layout.start_image, Kind.PROMPT))
-        cells, codes = self.layout.config.cells, []
-        known, guided = self.known(), self.config.guided_cells(cells)
-        for cell in range(cells):
-            branches = len(self.rows) if cell < guided else 1
-            code = self.next(Kind.IMAGE, self.config.image_top_k, branches=branches)
-            codes.append(code if known[cell] < 0 else known[cell])
-            self.answer.append((codes[-1], Kind.IMAGE))
+        cells = self.layout.config.cells
+        codes, known, guided = [0] * cells, self.known(), self.config.guided_cells(cells)
+        noise = [self.noise(self.layout.config.model.num_codes) for _ in range(cells)]
+        painted = 0
+        for wave in waves(cells, self.model.config.row_lag):
+            branches = len(self.rows) if painted < guided else 1
+            scores = [self.score_cells(branch, codes)[list(wave.painted)] for branch in range(branches)]
+            for cell, logits in zip(wave.painted, zip(*scores, strict=True), strict=True):
+                code = self.choose(torch.stack(logits), self.config.image_top_k, noise[cell])
+                codes[cell] = code if known[cell] < 0 else known[cell]
+            painted += len(wave.painted)
         return codes
 
     def known(self) -> list[int]:
@@ -88,39 +94,47 @@ class Reference:
             return [-1] * self.layout.config.cells
         return self.model.known_cells(torch.from_numpy(self.rows[0].cutout), self.config.skip_margin).tolist()
 
-    def next(self, kind: Kind, top_k: int, allowed: list[int] | None = None, branches: int | None = None) -> int:
-        """One more token of that kind, from all branches of guidance or the first ones."""
-        branches = branches or len(self.rows)
-        scores = [self.score(self.read(branch, kind)[None], branch, kind) for branch in range(branches)]
-        logits = guide(torch.cat(scores).float(), branches, self.config.guidance)
+    def next_word(self, allowed: list[int] | None) -> int:
+        """One more word, from all branches of guidance."""
+        scores = torch.cat([self.score_words(branch) for branch in range(len(self.rows))])
         if allowed is not None:
-            barred = torch.ones_like(logits, dtype=torch.bool)
+            barred = torch.ones_like(scores, dtype=torch.bool)
             barred[:, allowed] = False
-            logits = logits.masked_fill(barred, float("-inf"))
-        noise = draw(self.generators, logits.shape[-1]) if self.config.temperature else None
+            scores = scores.masked_fill(barred, float("-inf"))
+        return self.choose(scores, self.config.text_top_k, self.noise(scores.shape[-1]))
+
+    def noise(self, size: int) -> Tensor | None:
+        """Of the next token that is drawn."""
+        return draw(self.generators, size) if self.config.temperature else None
+
+    def choose(self, scores: Float[Tensor, "branches V"], top_k: int, noise: Tensor | None) -> int:
+        """One token, guided where there is another branch."""
+        logits = guide(scores.float(), len(scores), self.config.guidance)
         return int(sample(logits, self.config.temperature, top_k, noise))
 
-    def score(self, hidden: Tensor, branch: int, kind: Kind) -> Tensor:
-        """Of every token that may come next, (1, V) or (1, Q)."""
-        if kind == Kind.IMAGE:
-            return self.model.image_logits(hidden)
-        return self.model.text_logits(hidden, self.alike[branch])
+    def score_words(self, branch: int) -> Float[Tensor, "1 V"]:
+        """Of every word that may come next."""
+        _, hidden = self.read(branch, self.answer)
+        return self.model.text_logits(hidden[0, -1:], self.alike[branch])
 
-    def read(self, branch: int, kind: Kind) -> Tensor:
-        """The hidden state (D) at the last position, from the whole sequence.
+    def score_cells(self, branch: int, codes: Sequence[int]) -> Float[Tensor, "K Q"]:
+        """Of every code, for every cell of a picture of these codes, from what is painted before it."""
+        picture = [(code, Kind.IMAGE) for code in codes]
+        end = self.layout.end_image, Kind.PROMPT
+        batch, hidden = self.read(branch, [*self.answer, *picture, end])
+        return self.model.image_logits(hidden[batch.image_loss])
 
-        One token more is appended, which nothing before it can see: then that position is one that predicts its kind.
-        """
-        row, model = self.rows[branch], self.model
-        ids, kinds = zip(*self.answer, (0, kind), strict=True)
+    def read(self, branch: int, answer: Sequence[tuple[int, Kind]]) -> tuple[Batch, Float[Tensor, "1 S D"]]:
+        """Hidden states of the whole sequence, as in training."""
+        row, model, fused = self.rows[branch], self.model, self.fused[branch]
+        ids, kinds = zip(*answer, strict=True)
         answered = replace(row, ids=np.append(row.ids, ids), kind=np.append(row.kind, kinds))
-        fused = self.fused[branch]
-        batch = model.shorten(collate([answered], self.layout.pad_id), fused)
+        batch = model.as_read(collate([answered], self.layout.pad_id), fused)
         control = None
-        if kind == Kind.IMAGE:
-            control = self.control(branch, fused)[:, : int(batch.image_loss.sum())]
-            control = model.spread_control(control, batch.image_loss)
-        return model.decode(model.embed(batch, fused), batch.attend, batch.position, control)[0, -2]
+        if batch.image_loss.any():
+            control = model.spread_control(self.control(branch, fused), batch.image_loss)
+        order = batch.order(model.config.row_lag)
+        return batch, model.decode(model.embed(batch, fused), batch.attend, batch.position, control, order=order)
 
     def control(self, branch: int, fused: Fused | None) -> Tensor:
         """What the product and the history add (1, K, C); the other branch may leave the product out."""

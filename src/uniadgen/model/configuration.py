@@ -45,6 +45,7 @@ class UniAdGenConfig(JanusConfig):
     first_cells_weight: float = 0.0
     condition_dropout: float = 0.1
     code_dropout: float = 0.0
+    row_lag: int = 0
     max_click_words: int = 30
     max_click_cells: int = 64
 
@@ -70,6 +71,7 @@ _SHARED = (
     "first_cells_weight",
     "condition_dropout",
     "code_dropout",
+    "row_lag",
 )
 
 

@@ -114,7 +114,7 @@ class UniAdGenForConditionalGeneration(JanusForConditionalGeneration):
     ) -> Float[Tensor, "B S D"]:
         """Input embeddings: words, image codes, and the preference tokens in the history's places.
 
-        `batch` is what `shorten` gave.
+        `batch` is what `as_read` gave.
         """
         painted = batch.kind == Kind.IMAGE
         words = self.get_input_embeddings()(batch.ids.masked_fill(painted, 0))
@@ -147,8 +147,14 @@ class UniAdGenForConditionalGeneration(JanusForConditionalGeneration):
         image = self._embed_codes(batch.click_codes)
         return self.preference(text, batch.click_words, image, batch.clicked, generator)
 
-    def shorten(self, batch: Batch, fused: Fused | None) -> Batch:
-        """The sequence as it is read: where the config is `compact`, click tokens that were not kept are gone."""
+    def as_read(self, batch: Batch, fused: Fused | None) -> Batch:
+        """The sequence as it is read.
+
+        Where the config is `compact`, click tokens that were not kept are gone; where it has a `row_lag`, every row of
+        cells has a beginning of its own.
+        """
+        if self.config.row_lag:
+            batch = batch.with_rows()
         if fused is None or not self.config.compact:
             return batch
         words, cells = fused.kept()
@@ -167,12 +173,16 @@ class UniAdGenForConditionalGeneration(JanusForConditionalGeneration):
         position: Int[Tensor, "B L"],
         control: Float[Tensor, "B L C"] | None = None,
         cache: Cache | None = None,
+        order: Int[Tensor, "A"] | None = None,
     ) -> Float[Tensor, "B L D"]:
-        """Hidden states of the L newest positions. `attend` covers the cached positions too (A >= L)."""
-        alone = embeds.shape[1] == 1 or bool(attend.all())
+        """Hidden states of the L newest positions. `attend` covers the cached positions too (A >= L).
+
+        `order`: when each is fed, where it is not one after the other; those that are fed together see each other.
+        """
+        alone = order is None and (embeds.shape[1] == 1 or bool(attend.all()))
         return self.model.language_model(
             inputs_embeds=embeds,
-            attention_mask=attend.long() if alone else seen(attend, embeds.shape[1]),
+            attention_mask=attend.long() if alone else seen(attend, embeds.shape[1], order),
             position_ids=position,
             past_key_values=cache,
             use_cache=cache is not None,
@@ -206,7 +216,7 @@ class UniAdGenForConditionalGeneration(JanusForConditionalGeneration):
         if painted.any():
             product = self._dropped_control(batch, generator)
             control = self.spread_control(self.add_preference(product, batch, fused), painted)
-        return self.decode(embeds, batch.attend, batch.position, control)
+        return self.decode(embeds, batch.attend, batch.position, control, order=batch.order(self.config.row_lag))
 
     def loss(
         self, batch: Batch, generator: torch.Generator | None = None, sizes: Float[Tensor, "2"] | None = None
@@ -224,7 +234,7 @@ class UniAdGenForConditionalGeneration(JanusForConditionalGeneration):
     def scores(self, batch: Batch, generator: torch.Generator | None = None) -> Scores:
         """What is said of every next word and cell of a batch with targets (teacher forcing), in float32."""
         fused = self.prefer(batch, generator)
-        batch = self.shorten(batch, fused)
+        batch = self.as_read(batch, fused)
         painted, written = batch.image_loss, batch.text_loss
         hidden = self.read(batch, fused, generator)
         targets = batch.ids.roll(-1, dims=1)
@@ -299,13 +309,16 @@ class UniAdGenForConditionalGeneration(JanusForConditionalGeneration):
         return vq.decode(self.model.vqmodel, codes.to(self.device)).clamp(-1, 1).cpu()
 
 
-def seen(attend: Bool[Tensor, "B A"], length: int) -> Bool[Tensor, "B 1 L A"]:
-    """What each of the newest positions sees: what is before it and no padding, and itself.
+def seen(
+    attend: Bool[Tensor, "B A"], length: int, order: Int[Tensor, "A"] | None = None
+) -> Bool[Tensor, "B 1 L A"]:
+    """What each of the newest positions sees: no padding, nothing that is fed after it, and itself.
 
     Padding sees itself, too: where a query sees nothing, attention on a GPU gives gradients that are no numbers.
     """
     total = attend.shape[1]
-    before = torch.ones(length, total, dtype=torch.bool, device=attend.device).tril(total - length)
+    order = torch.arange(total, device=attend.device) if order is None else order
+    before = order <= order[total - length :, None]
     itself = torch.eye(total, dtype=torch.bool, device=attend.device)[total - length :]
     return (before & attend[:, None] | itself)[:, None]
 
