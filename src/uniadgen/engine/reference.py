@@ -97,19 +97,25 @@ class Reference:
     def next_word(self, allowed: list[int] | None) -> int:
         """One more word, from all branches of guidance."""
         scores = torch.cat([self.score_words(branch) for branch in range(len(self.rows))])
-        if allowed is not None:
-            barred = torch.ones_like(scores, dtype=torch.bool)
-            barred[:, allowed] = False
-            scores = scores.masked_fill(barred, float("-inf"))
-        return self.choose(scores, self.config.text_top_k, self.noise(scores.shape[-1]))
+        return self.choose(scores, self.config.text_top_k, self.noise(scores.shape[-1]), allowed)
 
     def noise(self, size: int) -> Tensor | None:
         """Of the next token that is drawn."""
         return draw(self.generators, size) if self.config.temperature else None
 
-    def choose(self, scores: Float[Tensor, "branches V"], top_k: int, noise: Tensor | None) -> int:
+    def choose(
+        self,
+        scores: Float[Tensor, "branches V"],
+        top_k: int,
+        noise: Float[Tensor, "1 V"] | None,
+        allowed: list[int] | None = None,
+    ) -> int:
         """One token, guided where there is another branch."""
         logits = guide(scores.float(), len(scores), self.config.guidance)
+        if allowed is not None:
+            barred = torch.ones_like(logits, dtype=torch.bool)
+            barred[:, allowed] = False
+            logits = logits.masked_fill(barred, float("-inf"))
         return int(sample(logits, self.config.temperature, top_k, noise))
 
     def score_words(self, branch: int) -> Float[Tensor, "1 V"]:
