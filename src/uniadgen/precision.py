@@ -16,7 +16,7 @@ from rich.table import Table
 from torch import Tensor
 
 from uniadgen.engine.reading import read
-from uniadgen.engine.slots import Slots
+from uniadgen.engine.slots import Places, Slots
 from uniadgen.evaluate.measures import Setting
 from uniadgen.evaluate.requests import Request, WorldRequests
 from uniadgen.evaluate.truth import StyleScorer, WordsScorer
@@ -155,7 +155,7 @@ def logits_of(generator: AdGenerator, request: Request, made: Made) -> tuple[Ten
     slots.join(request, prefix)
     engine.layers.reserve(length + len(embeds))
     at = length + torch.arange(len(embeds))
-    hidden = engine.step([slots], embeds[None], at[None], control[None], [length])[0]
+    hidden = engine.step([slots], embeds[None], Places.after(at[None]), control[None], [length])[0]
     words = model.text_logits(hidden[: len(made.words) + 1], None, engine.words)
     return words, engine.image_logits(hidden[-len(made.codes) :])
 

@@ -14,7 +14,7 @@ from uniadgen.engine.engine import Engine
 from uniadgen.engine.precision import Precision
 from uniadgen.engine.reading import take
 from uniadgen.engine.scheduler import Scheduler
-from uniadgen.engine.slots import Slots, step
+from uniadgen.engine.slots import Places, Slots, step
 from uniadgen.model.configuration import architecture
 from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration
 from uniadgen.recipes import nano, paper_1b, paper_7b
@@ -131,7 +131,7 @@ def hidden(device: torch.device, dtype: torch.dtype, precision: Precision, plain
     for number in range(6):
         x = torch.randn(2, 3, width, generator=generator).to(device, dtype)
         position = (torch.tensor(lengths)[:, None] + 3 * number + torch.arange(3)).to(device)
-        outs.append(engine.step([slots], x, position, None, [n + 3 * number for n in lengths]).float().clone())
+        outs.append(engine.step([slots], x, Places.after(position), None, [n + 3 * number for n in lengths]).float().clone())
     return torch.cat(outs)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from uniadgen.engine import kernels_cuda
 from uniadgen.engine.capturing import Graph
 from uniadgen.engine.fused import overlapping, precision_of
-from uniadgen.engine.slots import Slots
+from uniadgen.engine.slots import Places, Slots
 
 log = logging.getLogger(__name__)
 kernels: Any = kernels_cuda  # which Triton makes of functions is not typed
@@ -73,14 +73,14 @@ class FusedAttention:
         self.placed: list[list[int]] | None = None
         self.place(slots)
 
-    def tune(self, slots: Sequence[Slots], position: Int[Tensor, "rows k"], chosen: dict[Hashable, Plan]) -> None:
-        """Follows the plan that is fastest at these positions, whose columns it spoils; `chosen` has those found.
+    def tune(self, slots: Sequence[Slots], at: Places, chosen: dict[Hashable, Plan]) -> None:
+        """Follows the plan that is fastest at these places, whose columns it spoils; `chosen` has those found.
 
         All layers are looked through in turn, so that the cache holds nothing of what the next one reads.
         """
         key = self.rows, self.heads, self.count, self.groups, self.longest, self.like.dtype, self.cos.dtype
         if key not in chosen:
-            self.aim(position)
+            self.aim(at)
             times = {}
             for plan in {self._does(plan): plan for plan in reversed(PLANS)}.values():
                 self.follow(plan, slots)
@@ -129,14 +129,14 @@ class FusedAttention:
                 self.shared.copy_(torch.tensor(shared))
             self.placed = own + shared
 
-    def aim(self, position: Int[Tensor, "rows k"]) -> None:
-        """The step is at these positions of the rows, groups one after the other."""
-        self.position = position.contiguous()
+    def aim(self, at: Places) -> None:
+        """The step is at these places of the rows, groups one after the other."""
+        self.position, self.column, self.seen = (numbers.contiguous() for numbers in at)
 
     def attend(self, number: int, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "L h d"]:
         """Rotates queries and keys, keeps keys and values, and finds what the queries see.
 
-        They see what is shared, and columns up to their own. q, k and v are parts of one tensor (L, 3 h, d).
+        They see what is shared, and the columns of their row that they may. q, k and v are parts of one tensor (L, 3 h, d).
         """
         assert v.data_ptr() - k.data_ptr() == k.data_ptr() - q.data_ptr() == self.heads * self.size * q.element_size()
         out, scale = q.new_empty(q.shape), self.size**-0.5 * 1.4426950408889634  # log2(e): powers are of 2
@@ -157,8 +157,8 @@ class FusedAttention:
         block = 1 if self.parts == 1 else max(8, triton.next_power_of_2(self.parts))
         queries = triton.next_power_of_2(self.count)
         kernels.attend_own[self.rows, self.heads, self.splits](
-            q, self.cos, self.sin, self.position, self.own, self.like, self.found, self.sums, self.arrived, out,
-            number, self.count, self.heads, self.splits, self.parts, scale,
+            q, self.cos, self.sin, self.position, self.column, self.seen, self.own, self.like, self.found, self.sums,
+            self.arrived, out, number, self.count, self.heads, self.splits, self.parts, scale,
             M=max(16, queries), BLOCK=block, TOGETHER=min(queries, max(1, MERGED // (block * self.size))), **settings,
         )  # fmt: skip
         return out

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from uniadgen.engine.precision import EIGHT_BIT, narrowed
-from uniadgen.engine.slots import Slots, each
+from uniadgen.engine.slots import Places, Slots, each
 
 
 class PlainAttention:
@@ -21,33 +21,34 @@ class PlainAttention:
         """From now on it is about these."""
         self.slots = slots
 
-    def aim(self, position: Int[Tensor, "rows k"]) -> None:
-        """The step is at these positions of the rows, groups one after the other."""
+    def aim(self, at: Places) -> None:
+        """The step is at these places of the rows, groups one after the other."""
         ends = [0, *accumulate(len(group.owners) for group in self.slots)]
         self.columns = [
-            position[start:end] - group.skipped for group, (start, end) in zip(self.slots, pairwise(ends), strict=True)
+            (at.column[start:end] - group.skipped, at.seen[start:end] - group.skipped)
+            for group, (start, end) in zip(self.slots, pairwise(ends), strict=True)
         ]
 
     def attend(self, number: int, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "L h d"]:
-        """Keeps keys and values, and finds what the queries see: what is shared, and columns up to their own."""
-        sizes = [columns.numel() for columns in self.columns]
+        """Keeps keys and values, and finds what the queries see: what is shared, and their own columns."""
+        sizes = [columns.numel() for columns, _ in self.columns]
         parts = zip(*(tensor.split(sizes) for tensor in (q, k, v)), strict=True)
         found = [
-            self._attend(group, number, columns, *(part.unflatten(0, columns.shape) for part in three))
-            for group, columns, three in zip(self.slots, self.columns, parts, strict=True)
+            self._attend(group, number, columns, seen, *(part.unflatten(0, columns.shape) for part in three))
+            for group, (columns, seen), three in zip(self.slots, self.columns, parts, strict=True)
         ]
         return torch.cat(found)
 
     @staticmethod
     def _attend(
-        group: Slots, number: int, columns: Int[Tensor, "n k"], q: Tensor, k: Tensor, v: Tensor
+        group: Slots, number: int, columns: Int[Tensor, "n k"], seen: Int[Tensor, "n k"], q: Tensor, k: Tensor, v: Tensor
     ) -> Float[Tensor, "L h d"]:
         rows = len(columns)
         for kept, new in ((group.keys[number], k), (group.values[number], v)):
             put(kept[:rows], columns, narrowed(new, kept.dtype))
         keys, values = group.keys[number, :rows].to(q.dtype), group.values[number, :rows].to(q.dtype)
         queries = q.transpose(1, 2)  # (n, h, k, d)
-        beyond = torch.arange(keys.shape[2], device=q.device) > columns[:, None, :, None]
+        beyond = torch.arange(keys.shape[2], device=q.device) >= seen[:, None, :, None]
         scores = (queries @ keys.transpose(-1, -2)).masked_fill(beyond, float("-inf"))
         if group.shared is not None:
             scores = torch.cat([each(queries, group.shared.keys[number].to(q.dtype).transpose(-1, -2)), scores], dim=-1)

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
 from uniadgen.engine.kernels import forward
 from uniadgen.engine.layers import Layer, Layers, as_held
-from uniadgen.engine.slots import Slots
+from uniadgen.engine.slots import Places, Slots
 
 
 class CompiledStep:
@@ -41,13 +41,13 @@ class CompiledStep:
         self,
         slots: Sequence[Slots],
         x: Float[Tensor, "rows k D"],
-        position: Int[Tensor, "rows k"],
+        at: Places,
         control: Float[Tensor, "rows k C"] | None,
         firsts: Sequence[int],
     ) -> Float[Tensor, "rows k D"]:
-        """As `slots.step`; where a row stands is read from `position`, which is here at hand."""
+        """As `slots.step`; where a row stands is read from `at`, which is here at hand."""
         count, flat = x.shape[1], x.flatten(0, 1).clone()  # of embeddings that others may hold
-        states, at = numbers(flat), position.flatten().numpy()
+        states, (position, column, seen) = numbers(flat), (part.flatten().numpy() for part in at)
         added = np.zeros((len(flat), 0), np.float32) if control is None else numbers(control.flatten(0, 1))
         sites = self.sites if control is not None else np.full_like(self.sites, -1)
         angles = tuple(numbers(table[:, 0]) for table in self.layers.angles)
@@ -58,7 +58,8 @@ class CompiledStep:
             for start in range(0, num, share):
                 end = min(start + share, num)
                 here = slice((first + start) * count, (first + end) * count)
-                places = np.arange(start, end).repeat(count), at[here] - group.skipped, at[here]
+                columns = column[here] - group.skipped, seen[here] - group.skipped
+                places = np.arange(start, end).repeat(count), *columns, position[here]
                 settings = angles, sites, self.parameters, self.layers.operations.eps
                 work.append((states[here], *places, added[here], *settings, held_by(group)))
             first += num

@@ -12,7 +12,7 @@ from torch import Tensor
 from uniadgen.engine.attention import PlainAttention
 from uniadgen.engine.capturing import Graph
 from uniadgen.engine.layers import Layers
-from uniadgen.engine.slots import Slots
+from uniadgen.engine.slots import Places, Slots
 
 GRAPHS = 16  # that are kept: one for each number of rows and positions met often
 SEEN = 2  # steps of a kind before it is captured
@@ -62,29 +62,29 @@ class GraphedStep:
 
         return FusedAttention(slots, count, self.layers.angles, self.fused.overlap)
 
-    def tune(self, attention: Any, slots: Sequence[Slots], position: Int[Tensor, "rows k"]) -> None:
+    def tune(self, attention: Any, slots: Sequence[Slots], at: Places) -> None:
         """Splits the attention as is fastest on this GPU, found out where a step is about to be taken."""
         if self.on_gpu and not self.plain:
-            attention.tune(slots, position, self.plans)
+            attention.tune(slots, at, self.plans)
 
     def forward(
         self,
         attention: Any,
         x: Float[Tensor, "rows k D"],
-        position: Int[Tensor, "rows k"],
+        at: Places,
         control: Float[Tensor, "rows k C"] | None,
     ) -> Float[Tensor, "rows k D"]:
         """All layers, from what is on the device alone: it can be captured."""
-        attention.aim(position)
+        attention.aim(at)
         flat = None if control is None else control.flatten(0, 1)
-        found = self.layers.forward(x.flatten(0, 1), position.flatten(), attention.attend, flat, turns=self.plain)
+        found = self.layers.forward(x.flatten(0, 1), at.position.flatten(), attention.attend, flat, turns=self.plain)
         return found.view_as(x)
 
     def __call__(
         self,
         slots: Sequence[Slots],
         x: Float[Tensor, "rows k D"],
-        position: Int[Tensor, "rows k"],
+        at: Places,
         control: Float[Tensor, "rows k C"] | None,
         firsts: Sequence[int],
     ) -> Float[Tensor, "rows k D"]:
@@ -95,19 +95,19 @@ class GraphedStep:
         if key not in self.graphs:
             self.seen[key] += 1
             if self.seen[key] <= SEEN or not self.on_gpu:
-                return self.forward(self.attention(slots, x.shape[1]), x, position, control)
+                return self.forward(self.attention(slots, x.shape[1]), x, at, control)
             self.layers.tune(x.shape[0] * x.shape[1])
             attention = self.attention(slots, x.shape[1])
-            self.tune(attention, slots, position)
-            inputs = [x.clone(), position.clone(), None if control is None else control.clone()]
-            graph = Graph(partial(self.forward, attention, *inputs))
+            self.tune(attention, slots, at)
+            inputs = [x.clone(), *(numbers.clone() for numbers in at), None if control is None else control.clone()]
+            graph = Graph(partial(self.forward, attention, inputs[0], Places(*inputs[1:4]), inputs[4]))
             self.graphs[key] = Captured(graph, attention, inputs)
             if len(self.graphs) > GRAPHS:
                 self.graphs.popitem(last=False)
         graph, attention, inputs = self.graphs[key]
         self.graphs.move_to_end(key)
         attention.place(slots)
-        for kept, new in zip(inputs, (x, position, control), strict=True):
+        for kept, new in zip(inputs, (x, *at, control), strict=True):
             if kept is not None and new is not None:
                 kept.copy_(new)
         return graph.replay()

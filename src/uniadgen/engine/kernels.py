@@ -117,11 +117,11 @@ def _attend(to, q, keys, values, shared_keys, shared_values, scores):
 
 
 @compiled
-def forward(x, rows, columns, position, control, angles, sites, parameters, eps, slots):
+def forward(x, rows, columns, seen, position, control, angles, sites, parameters, eps, slots):
     """Takes positions `x` (n, D) of one group through all layers, in place.
 
-    `rows` says in which row of the group's slots each stands, `columns` in which column, seeing what is before it
-    there and what is shared; `position` is its place in `angles`.
+    `rows` says in which row of the group's slots each stands, `columns` in which column; it sees what is shared and the
+    columns before `seen`; `position` is its place in `angles`.
     """
     cos, sin = angles
     keys, values, shared_keys, shared_values = slots
@@ -130,7 +130,7 @@ def forward(x, rows, columns, position, control, angles, sites, parameters, eps,
     normed, found = np.empty((n, width), np.float32), np.empty((n, heads, size), np.float32)
     qkv, gate_up = np.empty((n, 3 * width), np.float32), np.empty((n, 2 * inner), np.float32)
     gated = np.empty((n, inner), np.float32)
-    scores = np.empty(shared_keys.shape[2] + columns.max() + 1, np.float32)
+    scores = np.empty(shared_keys.shape[2] + seen.max(), np.float32)
     for number in range(len(parameters)):
         norm, joined, out, second_norm, wide, down = parameters[number]
         if sites[number] >= 0:
@@ -146,8 +146,8 @@ def forward(x, rows, columns, position, control, angles, sites, parameters, eps,
             values[number, rows[i], :, columns[i]] = own[2 * heads :]
         for i in range(n):
             here, there = keys[number, rows[i]], values[number, rows[i]]
-            seen = scores[: shared_keys.shape[2] + columns[i] + 1]
-            _attend(found[i], split[i, :heads], here, there, shared_keys[number], shared_values[number], seen)
+            room = scores[: shared_keys.shape[2] + seen[i]]
+            _attend(found[i], split[i, :heads], here, there, shared_keys[number], shared_values[number], room)
         _add_product_of(x, found.reshape(n, width), out)
         _norm(normed, x, second_norm, eps)
         gate_up[:] = ZERO

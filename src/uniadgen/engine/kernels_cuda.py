@@ -206,9 +206,9 @@ def _kept(numbers, like):
 
 @triton.jit
 def _look(
-    q, keys, values, lo, hi, last, scale, SIZE: tl.constexpr, M: tl.constexpr, N: tl.constexpr, PRECISION: tl.constexpr
+    q, keys, values, lo, hi, end, scale, SIZE: tl.constexpr, M: tl.constexpr, N: tl.constexpr, PRECISION: tl.constexpr
 ):
-    """Softmax over columns lo to hi, of which query i sees those up to last[i]: (mean of values, log2 of the sum)."""
+    """Softmax over columns lo to hi, of which query i sees those before end[i]: (mean of values, log2 of the sum)."""
     at = tl.arange(0, SIZE)
     if (keys.dtype.element_ty.primitive_bitwidth == 8) & (q.dtype.primitive_bitwidth == 16):
         q = q.to(tl.float16)  # to which one instruction widens e4m3; to bfloat16 there are several
@@ -221,7 +221,7 @@ def _look(
         there = column[:, None].to(tl.int64) * SIZE + at[None, :]
         k = tl.load(tl.multiple_of(keys + there, (16, 16)), mask=inside[:, None], other=0.0).to(q.dtype)
         scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
-        seen = inside[None, :] & (column[None, :] <= last[:, None])
+        seen = inside[None, :] & (column[None, :] < end[:, None])
         scores = tl.where(seen, scores, float("-inf"))
         higher = tl.maximum(most, tl.max(scores, 1))
         base = tl.where(higher == float("-inf"), 0.0, higher)
@@ -263,7 +263,8 @@ def _merge(
 
 @triton.jit(do_not_specialize=["number", "count", "splits", "parts"])
 def attend_own(
-    qkv, cos, sin, position, table, like, found, sums, arrived, out, number, count, heads, splits, parts, scale,
+    qkv, cos, sin, position, columns, seen, table, like, found, sums, arrived, out,
+    number, count, heads, splits, parts, scale,
     SIZE: tl.constexpr, M: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr, TOGETHER: tl.constexpr,
     PRECISION: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
@@ -284,25 +285,26 @@ def attend_own(
     query, at = tl.arange(0, M), tl.arange(0, SIZE)
     place = row * count + query
     there = query < count
-    stands = tl.load(position + place, mask=there, other=0)
-    last = stands - tl.load(mine + 4)
-    length = (tl.maximum(tl.max(tl.where(there, last, 0), 0), 0) + 1).to(tl.int32)  # of idle rows, too
+    stands, skipped = tl.load(position + place, mask=there, other=0), tl.load(mine + 4)
+    own = tl.load(columns + place, mask=there, other=0) - skipped
+    end = tl.load(seen + place, mask=there, other=0) - skipped
+    length = tl.maximum(tl.max(tl.where(there, end, 1), 0), 1).to(tl.int32)  # of idle rows, too
     lo = split * share
     if lo >= length:
         return
     hi = tl.minimum(lo + share, length)
     q = _turned(qkv + head * SIZE, cos, sin, place, stride, stands, there, SIZE)
 
-    new = there & (last >= lo) & (last < hi)
+    new = there & (own >= lo) & (own < hi)
     if tl.max(new.to(tl.int32), 0) > 0:
-        column = last[:, None] * SIZE + at[None, :]
+        column = own[:, None] * SIZE + at[None, :]
         k = _turned(qkv + (heads + head) * SIZE, cos, sin, place, stride, stands, new, SIZE)
         v = qkv + (2 * heads + head) * SIZE + place[:, None] * stride + at[None, :]
         tl.store(keys + column, _kept(k, like), mask=new[:, None])
         tl.store(values + column, _kept(tl.load(v, mask=new[:, None], other=0.0), like), mask=new[:, None])
         tl.debug_barrier()  # what this program has written it now reads
 
-    mean, log = _look(q, keys, values, lo, hi, last, scale, SIZE, M, N, PRECISION)
+    mean, log = _look(q, keys, values, lo, hi, end, scale, SIZE, M, N, PRECISION)
     if BLOCK == 1:
         to = out + (place * heads + head)[:, None] * SIZE + at[None, :]
         tl.store(to, mean.to(out.dtype.element_ty), mask=there[:, None])
@@ -340,8 +342,8 @@ def attend_shared(
     hi = tl.minimum(lo + share, length)
     stands = tl.load(position + place, mask=there, other=0)
     q = _turned(qkv + head * SIZE, cos, sin, place, 3 * heads * SIZE, stands, there, SIZE)
-    last = tl.zeros((M,), tl.int64) + length
-    mean, log = _look(q, keys, values, lo, hi, last, scale, SIZE, M, N, PRECISION)
+    end = tl.zeros((M,), tl.int64) + length
+    mean, log = _look(q, keys, values, lo, hi, end, scale, SIZE, M, N, PRECISION)
     to = (place * heads + head) * parts + own + split
     tl.store(found + to[:, None] * SIZE + at[None, :], mean, mask=there[:, None])
     tl.store(sums + to, log, mask=there)

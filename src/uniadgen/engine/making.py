@@ -1,5 +1,6 @@
 """One ad in the making: what it feeds in the next step, and what it makes of what came out."""
 
+import math
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ import torch
 
 from uniadgen.config import GenerateConfig
 from uniadgen.data.prompt import Layout
+from uniadgen.data.waves import NOTHING, waves
 from uniadgen.engine.faithful import Speller, Vocabulary
 from uniadgen.engine.lookup import LONGEST, Lookup
 from uniadgen.engine.sampling import Noise
@@ -18,7 +20,8 @@ from uniadgen.engine.ticket import Ticket
 class Window:
     """The positions that one ad feeds in one step: first what is known to be right, then drafts of what may follow.
 
-    From the last one that is known to be right on, every position predicts something: all a word, or all a cell.
+    From the last one that is known to be right on, positions predict something: all a word, or all a cell. Where they
+    come one after the other, each sees those before it; where they have `places`, all see each other.
     """
 
     words: list[int]  # fed; where a code is fed, whatever
@@ -27,16 +30,25 @@ class Window:
     says: int = 0  # positions that predict a word
     paints: int = 0  # positions that predict a cell
     allowed: list[list[int]] = field(default_factory=list)  # for each predicted word, where not all are
+    codes: list[int] | None = None  # the cells whose codes are fed, or NOTHING; None: those before the predicted ones
+    places: list[int] | None = None  # after the prompt; None: one after the other
 
     @property
     def asks(self) -> range:
         """The positions that predict something."""
         return range(self.sure - 1, self.sure - 1 + self.says + self.paints)
 
-    def padded(self, count: int, cells: int) -> tuple[list[int], list[int]]:
-        """`words` and `cells` for so many positions; nobody looks at what was added."""
-        more = count - len(self.words)
-        return self.words + [0] * more, self.cells + [cells] * more
+    def padded(self, count: int, cells: int, fed: int) -> tuple[list[int], ...]:
+        """Of so many positions words, codes, cells, places and how far each sees; nobody looks at what was added.
+
+        `fed` positions came before; what is seen is counted as they are.
+        """
+        size = len(self.words)
+        codes = self.codes or [cell - 1 if cell < cells else NOTHING for cell in self.cells]
+        places = self.places or list(range(fed, fed + size))
+        sees = [fed + size] * size if self.places else list(range(fed + 1, fed + size + 1))
+        parts = (self.words, 0), (codes, NOTHING), (self.cells, cells), (places, places[-1]), (sees, fed + size)
+        return tuple(own + [other] * (count - size) for own, other in parts)
 
 
 class Making:
@@ -56,11 +68,14 @@ class Making:
         self.ticket = Ticket()
         self.cells = layout.config.cells if "image" in modality else 0
         self.guided_cells = config.guided_cells(self.cells)
+        self.side, self.lag = math.isqrt(self.cells), layout.config.model.row_lag
+        self.waves = waves(self.cells, self.lag) if self.lag and self.cells else ()
         self.writing = "text" in modality
         self.pending = [layout.start_text if self.writing else layout.start_image]  # known, and not fed yet
         self.words: list[int] = []
         self.cell = 0  # cells that have been painted
         self.fed = 0  # positions after the prompt whose keys and values are kept
+        self.wave = self.begun = 0  # steps that have painted staggered rows; the place of `<image>` then
         self.speller = None
         if self.writing and config.connecting_words:
             said = Vocabulary.of(layout.tokenizer, points, config.connecting_words, layout.end_text)
@@ -69,7 +84,7 @@ class Making:
     @property
     def room(self) -> int:
         """Positions after the prompt, at most."""
-        return (self.max_words + 2) * self.writing + self.cells
+        return (self.max_words + 2) * self.writing + self.cells + bool(self.lag) * self.side
 
     @property
     def guided(self) -> bool:
@@ -87,9 +102,16 @@ class Making:
         return not self.writing and self.cell == self.cells
 
     @property
+    def rows(self) -> int:
+        """Rows of cells that are whole, the first ones."""
+        if self.waves:
+            return max(0, (self.wave - self.side) // self.lag + 1)
+        return self.cell // max(self.side, 1)
+
+    @property
     def paints_on(self) -> bool:
         """Whether all that it feeds from now on are the codes of its own cells."""
-        return not self.writing and not self.pending and 0 < self.cell < self.cells
+        return not self.writing and not self.pending and 0 < self.cell < self.cells and not self.lag
 
     def join(self, slot: int, lengths: Sequence[int]) -> None:
         """Takes a slot. Its prompts, so long, have been read: the generator's next numbers are the answer's."""
@@ -102,13 +124,24 @@ class Making:
         nothing = self.layout.config.cells
         if self.writing:
             return self._words(most, nothing)
+        if self.wave:
+            return self._wave(nothing)
         known = self.pending[:most]
         if len(known) < len(self.pending):
             return Window(known, [nothing] * len(known), len(known))
         sure = max(len(known), 1)
-        paints = min(most - sure + 1, self.end - self.cell)
+        paints = 1 if self.waves else min(most - sure + 1, self.end - self.cell)
         cells = [nothing] * (sure - 1) + list(range(self.cell, self.cell + paints))
         return Window(known + [0] * (len(cells) - len(known)), cells, sure, paints=paints)
+
+    def _wave(self, nothing: int) -> Window:
+        """The next cell of every row that has begun."""
+        wave = self.waves[self.wave]
+        size, paints = len(wave.fed), len(wave.painted)
+        cells = [*wave.painted, *[nothing] * (size - paints)]
+        places = [self.begun + place for place in wave.places]
+        words = [self.layout.start_image] * size
+        return Window(words, cells, 1, paints=paints, codes=list(wave.fed), places=places)
 
     def _words(self, most: int, nothing: int) -> Window:
         """The last word, and drafts: often just one word may follow, or did follow the same words in the prompt."""
@@ -161,8 +194,11 @@ class Making:
     def take_cells(self, window: Window, right: int) -> None:
         """So many of the cells that came out are right: at least the first one, if any was asked for."""
         self.pending = self.pending[window.sure :]
-        self.fed += window.sure + max(right - 1, 0)
+        self.fed += len(window.words) if self.wave else window.sure + max(right - 1, 0)
         self.cell += right
+        if self.waves and right:
+            self.begun = self.begun or self.fed - 1
+            self.wave += 1
 
     def paint_until(self, cell: int) -> None:
         """The cells before this one have been painted, and those before them fed."""

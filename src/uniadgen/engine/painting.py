@@ -12,7 +12,7 @@ from uniadgen.config import GenerateConfig
 from uniadgen.engine.engine import Engine
 from uniadgen.engine.graphed import Graph, GraphedStep
 from uniadgen.engine.sampling import sample, settle
-from uniadgen.engine.slots import Slots
+from uniadgen.engine.slots import Places, Slots
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class Painting:
         if self.step.on_gpu:
             engine.tune(len(canvas.owner) * count)
             cell = canvas.cell.clamp(max=cells - 1)[canvas.owner, None]
-            self.step.tune(self.attention, slots, canvas.start + cell + self.ahead)
+            self.step.tune(self.attention, slots, Places.after(canvas.start + cell + self.ahead))
             self.graph = Graph(self._step)
 
     def run(self, canvas: Canvas, slots: Sequence[Slots], steps: int) -> None:
@@ -92,7 +92,7 @@ class Painting:
         if on.control is not None:
             at = mine.clamp(max=self.cells)[..., None].expand(-1, -1, on.control.shape[-1])
             control = on.control.gather(1, at)
-        hidden = self.step.forward(self.attention, embeds, on.start + mine, control)
+        hidden = self.step.forward(self.attention, embeds, Places.after(on.start + mine), control)
         logits = self.engine.image_logits(hidden.flatten(0, 1)).float().unflatten(0, (-1, count))
         with_all, without = logits[on.branches[0]], logits[on.branches[1]]
         guided = without + on.guidance * (with_all - without)  # (R, k, Q)

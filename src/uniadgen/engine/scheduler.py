@@ -16,6 +16,7 @@ from torch import Tensor
 from uniadgen.config import GenerateConfig
 from uniadgen.data.batch import Batch
 from uniadgen.data.prompt import Layout
+from uniadgen.data.waves import NOTHING, waves
 from uniadgen.engine.engine import Engine
 from uniadgen.engine.graphed import GraphedStep
 from uniadgen.engine.layers import Prefix
@@ -26,7 +27,7 @@ from uniadgen.engine.noise import PictureNoise
 from uniadgen.engine.painting import Canvas, painting
 from uniadgen.engine.reading import Read, read
 from uniadgen.engine.sampling import guide, settle
-from uniadgen.engine.slots import Slots
+from uniadgen.engine.slots import Places, Slots
 from uniadgen.engine.ticket import QueueFull, Ticket
 
 MOST = 16  # positions of one ad in a step: of more drafts hardly one is right
@@ -70,12 +71,16 @@ class Scheduler:
         self.groups: dict[Hashable, Slots] = {}
         self.free = list(range(num_slots))
         self.cells, size = layout.config.cells, layout.config.model.num_codes
-        self.side = round(self.cells**0.5)
+        self.side, self.lag = round(self.cells**0.5), self.model.config.row_lag
         self.device = engine.device
         self.on_device = isinstance(engine.step, GraphedStep)  # it paints by itself
         # With place for drafts beyond the last cell.
         self.codes = torch.zeros(num_slots, self.cells + 2 * self.most, dtype=torch.long, device=self.device)
         unseen = self.most * UNSEEN if self.on_device else self.most
+        self.widest = self.most  # positions of one ad in a step
+        if self.lag:
+            self.widest = max(self.most, *(len(wave.fed) for wave in waves(self.cells, self.lag)))
+            unseen = self.side * -(-self.side // self.lag)  # of all rows that grow at once
         self.noise = PictureNoise(num_slots, self.side, unseen, size, self.device)
         self.control: Tensor | None = None  # (2 slots, K + 1, C): the last cell is none, and has none
         self.known: Tensor | None = None  # (slots, K + drafts): codes of cells that are not sampled, -1 for others
@@ -169,11 +174,11 @@ class Scheduler:
         canvas = self._canvas()
         painting(self.engine, canvas, self.in_use, count, self.cells, self.config).run(canvas, self.in_use, steps)
         self.codes[self.slot[:, 0]] = canvas.codes
-        before = [ad.cell for ad in self.ads]
+        before = [(ad.cell, ad.rows) for ad in self.ads]
         if count == 1:  # while the GPU paints
             self._draw_ahead(steps + self.side)
-        cells = canvas.cell.tolist() if count > 1 else [cell + steps for cell in before]
-        for ad, cell, earlier in zip(tuple(self.ads), cells, before, strict=True):
+        cells = canvas.cell.tolist() if count > 1 else [cell + steps for cell, _ in before]
+        for ad, cell, (_, earlier) in zip(tuple(self.ads), cells, before, strict=True):
             ad.paint_until(cell)
             self._tell_of(ad, earlier)
 
@@ -246,7 +251,7 @@ class Scheduler:
             self.ads.append(ad)
             if found.known is not None:
                 self._keep_known(ad.slot, found.known[place])
-        room = max(ad.room for ad in order.ads) + self.most - 1
+        room = max(ad.room for ad in order.ads) + self.widest - 1
         self.engine.layers.reserve(max(lengths) + room)
         for row, prefix in enumerate(found.prefixes):
             ad, branch = order.ads[row % number], row // number
@@ -323,29 +328,29 @@ class Scheduler:
     def _decode(self, windows: Sequence[Window]) -> tuple[list[list[int]], list[int]]:
         """The words that came out for each ad, and how many of its cells are right. May be done over again."""
         count = max(len(window.words) for window in windows)
-        padded = (window.padded(count, self.cells) for window in windows)
-        plan = [words + cells + [ad.fed] for ad, (words, cells) in zip(self.ads, padded, strict=True)]
-        word, cell, fed = self._place(plan).split_with_sizes([count, count, 1], dim=1)
-        position = self.start + fed[self.owner] + torch.arange(count, device=self.device)
+        plan = [w.padded(count, self.cells, ad.fed) for ad, w in zip(self.ads, windows, strict=True)]
+        word, code, cell, place, sees = self._place(plan).unbind(1)  # (R, k) each
+        first = self._place([ad.fed for ad in self.ads])[:, None]
+        column = first + torch.arange(count, device=self.device)
+        at = Places(*(self.start + numbers[self.owner] for numbers in (place, column, sees)))
         firsts = [start + self.ads[owner].fed for start, owner in self.starts]
         control = None
         if self.control is not None and any(window.paints for window in windows):
             control = self.control[self.control_row, cell[self.owner]]
-        embeds = self._embed(word, cell, windows)[self.owner]
-        hidden = self.engine.step(self.in_use, embeds, position, control, firsts).flatten(0, 1)
+        embeds = self._embed(word, code, windows)[self.owner]
+        hidden = self.engine.step(self.in_use, embeds, at, control, firsts).flatten(0, 1)
         return self._say(windows, hidden, count), self._paint(windows, hidden, count)
 
     def _embed(
-        self, word: Int[Tensor, "R k"], cell: Int[Tensor, "R k"], windows: Sequence[Window]
+        self, word: Int[Tensor, "R k"], code: Int[Tensor, "R k"], windows: Sequence[Window]
     ) -> Float[Tensor, "R k D"]:
-        """The code of the cell before, or a word where the cell is the first one, or none."""
+        """The codes of these cells, or words where there are none."""
         if not any(window.paints for window in windows):
             return self.model.get_input_embeddings()(word)
-        codes = self.engine.codes[self.codes[self.slot, (cell - 1).clamp(min=0)]]
-        if all(window.paints and 0 < window.cells[0] < self.cells for window in windows):
+        codes = self.engine.codes[self.codes[self.slot, code.clamp(min=0)]]
+        if all(window.paints and window.cells[0] > 0 for window in windows) and not self.lag:
             return codes
-        painted = ((cell > 0) & (cell < self.cells))[..., None]
-        return torch.where(painted, codes, self.model.get_input_embeddings()(word))
+        return torch.where((code == NOTHING)[..., None], self.model.get_input_embeddings()(word), codes)
 
     def _say(self, windows: Sequence[Window], hidden: Float[Tensor, "L D"], count: int) -> list[list[int]]:
         """The words that follow the positions that ask for one."""
@@ -386,12 +391,12 @@ class Scheduler:
         cell = self._place([window.cells[at] for _, window in asking for at in window.asks])
         noise = None
         if self.config.temperature:
-            self.noise.draw_until([(self.ads[number], window.cells[-1] + 1) for number, window in asking])
+            self.noise.draw_until([(self.ads[n], window.cells[window.asks[-1]] + 1) for n, window in asking])
             noise = self.noise.table[slot, cell % self.noise.depth]
         codes = self.engine.sample(logits, self.config.temperature, self.config.image_top_k, noise)
         if self.known is not None:
             codes = settle(codes, self.known[slot, cell])
-        drafts = self.codes[slot, cell] if count > 1 else None
+        drafts = self.codes[slot, cell] if count > 1 and not self.lag else None
         self.codes[slot, cell] = codes
         if drafts is None:
             return [window.paints for window in windows]
@@ -437,7 +442,7 @@ class Scheduler:
 
     def _take(self, ad: Making, window: Window, words: Sequence[int], right: int) -> None:
         """What came out is the ad's; whoever waits for it is told."""
-        before = ad.cell
+        before = ad.rows
         if window.says:
             ad.take_words(window, words)
         else:
@@ -446,12 +451,12 @@ class Scheduler:
 
     def _tell_of(self, ad: Making, before: int, says: bool = False) -> None:
         """Tells where there is a word more, or a row of cells, and lets go who is done."""
-        if ad.done or says or ad.cell // self.side > before // self.side:
+        if ad.done or says or ad.rows > before:
             self._tell(ad)
         if ad.done:
             self._end(ad)
 
     def _tell(self, ad: Making) -> None:
         """The words so far, and all whole rows of cells."""
-        codes = self.codes[ad.slot, : ad.cell // self.side * self.side].to("cpu", copy=True)  # others take the slot
+        codes = self.codes[ad.slot, : ad.rows * self.side].to("cpu", copy=True)  # others take the slot
         ad.ticket.tell(Progress((tuple(ad.words),), codes[None], ad.done))

@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable, Sequence
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,11 +13,28 @@ from uniadgen.engine.layers import Layers, Prefix
 from uniadgen.engine.precision import narrowed
 
 
+class Places(NamedTuple):
+    """Where the positions of a step stand: (rows, k) each."""
+
+    position: Int[Tensor, "rows k"]  # after which they are rotated
+    column: Int[Tensor, "rows k"]  # where their keys and values are kept
+    seen: Int[Tensor, "rows k"]  # the columns before this one are seen
+
+    @classmethod
+    def after(cls, position: Int[Tensor, "rows k"]) -> "Places":
+        """One after the other: the column is the position, and its own is the last one that is seen."""
+        return cls(position, position, position + 1)
+
+    def of(self, rows: slice) -> "Places":
+        """Of some rows."""
+        return Places(*(numbers[rows] for numbers in self))
+
+
 class Slots:
     """Keys and values of a group of rows: (layers, capacity, heads, room, d) each, written in place.
 
-    The column of a position is its number. So what lies beyond a row's newest position is never looked at, and it is
-    written over when the row gets there: a draft that was wrong leaves nothing behind.
+    Positions stand in the order in which they are fed. So what lies beyond a row's newest position is never looked at,
+    and it is written over when the row gets there: a draft that was wrong leaves nothing behind.
     Rows of one prompt may share it: then it stands in no column, and each row attends to it and to its own columns by
     one softmax over both. Rows in use are the first ones; when one leaves, the last one moves to its place.
     """
@@ -59,20 +76,20 @@ class Slots:
             self.owners[row] = self.owners[last]
         self.owners.pop()
 
-    def aim(self, position: Int[Tensor, "n k"], firsts: Sequence[int]) -> None:
-        """The step is at these positions of the rows; `firsts` are the first ones."""
-        rows, count = position.shape
+    def aim(self, at: Places, firsts: Sequence[int]) -> None:
+        """The step is at these places of the rows; `firsts` are the first columns."""
+        rows, count = at.column.shape
         heads, room = self.keys.shape[2:4]
-        columns = position - self.skipped
+        columns, seen = at.column - self.skipped, at.seen - self.skipped
         self.filled, self.count = max(firsts) - self.skipped + count, count
-        starts = torch.arange(0, rows * heads * room, room, device=position.device).view(rows, 1, heads)
+        starts = torch.arange(0, rows * heads * room, room, device=columns.device).view(rows, 1, heads)
         self.at = (starts + columns[..., None]).flatten()
         self.before = [
             here[:, :rows, :, : self.filled].unbind() for here in (self.keys, self.values)
         ]  # of every layer: slicing costs as much as a small product
         self.barred = None
         if count > 1 or min(firsts) < max(firsts):
-            beyond = torch.arange(self.filled, device=position.device) > columns[:, None, :, None]
+            beyond = torch.arange(self.filled, device=columns.device) >= seen[:, None, :, None]
             self.barred = self.keys.new_zeros(rows, 1, count, self.filled).masked_fill(beyond, float("-inf"))
 
     def attend(self, number: int, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "L h d"]:
@@ -109,17 +126,17 @@ def step(
     layers: Layers,
     slots: Sequence[Slots],
     x: Float[Tensor, "rows k D"],
-    position: Int[Tensor, "rows k"],
+    at: Places,
     control: Float[Tensor, "rows k C"] | None,
     firsts: Sequence[int],
 ) -> Float[Tensor, "rows k D"]:
     """k positions for every row of every group, groups one after the other.
 
-    `firsts` are the rows' first positions, known without asking the device.
+    `firsts` are the rows' first columns, known without asking the device.
     """
     ends = [0, *accumulate(len(group.owners) for group in slots)]
     for group, (start, end) in zip(slots, pairwise(ends), strict=True):
-        group.aim(position[start:end], firsts[start:end])
+        group.aim(at.of(slice(start, end)), firsts[start:end])
     count = x.shape[1]
     parts = [slice(start * count, end * count) for start, end in pairwise(ends)]
 
@@ -130,4 +147,4 @@ def step(
         return torch.cat(found)
 
     flat = None if control is None else control.flatten(0, 1)
-    return layers.forward(x.flatten(0, 1), position.flatten(), attend, flat).view_as(x)
+    return layers.forward(x.flatten(0, 1), at.position.flatten(), attend, flat).view_as(x)
