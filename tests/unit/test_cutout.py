@@ -163,6 +163,15 @@ def test_a_placement_of_the_right_size_is_not_touched() -> None:
     assert place(disc(), 100).tobytes() == disc().tobytes()
 
 
+@pytest.mark.parametrize(("width", "side"), [(300, 432), (300, 144), (96, 432), (101, 72), (500, 48), (72, 108)])
+def test_a_placement_is_enlarged_or_made_smaller_as_a_whole_picture_is(width: int, side: int) -> None:
+    rng = np.random.default_rng(width)
+    pixels = rng.integers(256, size=(width, width, 4), dtype=np.uint8)
+    pixels[..., 3] = np.asarray(disc(100, (50, 20, 79, 69)).getchannel("A").resize((width, width)))
+    picture = Image.fromarray(pixels)
+    assert place(picture, side).tobytes() == picture.resize((side, side), Image.Resampling.LANCZOS).tobytes()
+
+
 @pytest.mark.parametrize(
     "picture",
     [
@@ -270,6 +279,39 @@ def test_a_half_covered_pixel_is_half_product_half_ground() -> None:
     ]
     assert len(outermost) > 100
     assert np.abs(np.array([pasted[point] for point in outermost]) - expected).max() <= 12
+
+
+def filled(painted: np.ndarray, alpha: np.ndarray, reach: int) -> np.ndarray:
+    """The background drawn inwards as it is described, pixel by pixel, in float64."""
+
+    def around(array: np.ndarray, row: int, column: int, radius: int) -> np.ndarray:
+        rows, columns = (np.arange(at - radius, at + radius + 1).clip(0, len(array) - 1) for at in (row, column))
+        return array[np.ix_(rows, columns)]
+
+    ground, radius = painted.astype(float), 2
+    known = np.array([[not around(alpha, y, x, reach).any() for x in range(len(alpha))] for y in range(len(alpha))])
+    while not known[alpha < 255].all():
+        before = known.copy()
+        for y, x in np.argwhere(~before):
+            here = around(before, y, x, radius)
+            if here.mean() > 1e-3:
+                ground[y, x] = around(ground, y, x, radius)[here].mean(0)
+                known[y, x] = True
+        radius += (radius + 1) // 2
+    return ground
+
+
+@pytest.mark.parametrize(("box", "opacity"), [((20, 15, 50, 55), 255), ((0, 10, 40, 71), 255), ((20, 20, 44, 50), 99)])
+def test_the_background_is_drawn_inwards_ring_by_ring(box: tuple[int, int, int, int], opacity: int) -> None:
+    """Also at the picture's edge, and under all of a product that can be seen through."""
+    rng = np.random.default_rng(0)
+    canvas = np.asarray(disc(72, box, (200, 30, 30, opacity)))
+    small = Image.fromarray(rng.integers(256, size=(24, 24, 3), dtype=np.uint8))
+    weight = canvas[..., 3:] / 255
+    painted = np.asarray(small.resize((72, 72), Image.Resampling.BICUBIC))
+    wanted = weight * canvas[..., :3] + (1 - weight) * filled(painted, canvas[..., 3], 1)
+    pasted = np.asarray(paste(small, Image.fromarray(canvas)))
+    assert np.abs(pasted - wanted).max() <= 0.501
 
 
 def test_the_ad_has_the_size_of_the_canvas() -> None:

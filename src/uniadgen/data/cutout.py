@@ -2,6 +2,7 @@
 
 import warnings
 from io import BytesIO
+from math import ceil, gcd
 from pathlib import Path
 
 import numpy as np
@@ -78,13 +79,34 @@ def place(cutout: Image.Image, side: int) -> Image.Image:
     width, height = cutout.size
     free = min(box[0] / width, box[1] / height, 1 - box[2] / width, 1 - box[3] / height)
     if width == height and free >= MARGIN:
-        return cutout.resize((side, side), Image.Resampling.LANCZOS)
+        return _resized(cutout, side)
     product = cutout.crop(box)
     scale = min(STAND_WIDTH * side / product.width, STAND_HEIGHT * side / product.height)
     size = max(1, round(product.width * scale)), max(1, round(product.height * scale))
     product = product.resize(size, Image.Resampling.LANCZOS)
     canvas = Image.new("RGBA", (side, side))
     canvas.paste(product, ((side - product.width) // 2, round(STAND_BASE * side) - product.height))
+    return canvas
+
+
+def _resized(cutout: Image.Image, side: int) -> Image.Image:
+    """A square picture in another size, bit for bit; but only the part with the product is worked on.
+
+    That part begins and ends where a pixel of both sizes does.
+    """
+    if cutout.width == side:
+        return cutout.copy()
+    common = gcd(cutout.width, side)
+    step, wanted = cutout.width // common, side // common
+    around = ceil(2 * 3 * max(1, cutout.width / side))  # Lanczos' reach: of the product, and of what it reaches
+    box = cutout.getbbox()
+    assert box is not None, "Product refuses fully transparent pictures"
+    left, top = (max(0, edge - around) // step for edge in box[:2])
+    right, bottom = (-(-min(cutout.width, edge + around) // step) for edge in box[2:])
+    product = cutout.crop((step * left, step * top, step * right, step * bottom))
+    size = wanted * (right - left), wanted * (bottom - top)
+    canvas = Image.new("RGBA", (side, side))
+    canvas.paste(product.resize(size, Image.Resampling.LANCZOS), (wanted * left, wanted * top))
     return canvas
 
 
@@ -146,32 +168,54 @@ def paste(painted: Image.Image, canvas: Image.Image) -> Image.Image:
 
 def _pasted(painted: Image.Image, canvas: Image.Image, reach: int) -> Image.Image:
     """The same for a part of both; what is painted is no longer trusted so many pixels around the product."""
-    alpha = canvas.getchannel("A")
-    weight = np.asarray(alpha, np.float32)[..., None] / 255
-    near = _blur((weight > 0).astype(np.float32), reach)[..., 0]  # how much of the product is around a pixel
-    hole = near > 0.5 / (2 * reach + 1) ** 2
-    ground = _fill(np.asarray(painted, np.float32), hole, weight[..., 0] < 1)
-    pixels = weight * np.asarray(canvas.convert("RGB"), np.float32) + (1 - weight) * ground
-    return Image.fromarray(np.rint(pixels).astype(np.uint8))
+    product = np.asarray(canvas)
+    alpha = product[..., 3]
+    hole = _around(alpha > 0, reach)
+    seen = hole & (alpha < 255)
+    weight = alpha[seen][:, None] / np.float32(255)
+    mixed = weight * product[seen][:, :3] + (1 - weight) * _fill(np.asarray(painted), hole, seen)
+    painted.paste(canvas, mask=canvas)  # right wherever alpha is 0 or 255
+    pixels = np.array(painted)
+    pixels[seen] = np.rint(mixed)
+    return Image.fromarray(pixels)
 
 
 def _fill(pixels: np.ndarray, hole: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """Fills what is seen of the hole from outside, ring by ring: every pixel is the mean of those around it."""
-    result, known, radius = pixels.copy(), ~hole, 2
-    while known.any() and (seen & ~known).any():
-        weight = _blur(known[..., None].astype(np.float32), radius)
-        total = _blur(result * known[..., None], radius)
-        found = ~known & (weight[..., 0] > 1e-3)
-        result[found] = total[found] / weight[found]
-        known |= found
+    """What is seen of the hole (seen, 3), filled from outside ring by ring: every pixel is the mean of those around it.
+
+    Where there is no outside, what was painted stays.
+    """
+    known, radius = ~hole | hole.all(), 2
+    layers = [pixels[..., channel] * known.astype(np.float32) for channel in range(3)]
+    while (seen & ~known).any():
+        near = _near(~known, radius)
+        weight = _around(known[near].astype(np.float32), radius)
+        found = ~known[near] & (weight > 1e-3 * (2 * radius + 1) ** 2)
+        for layer in layers:
+            layer[near][found] = _around(layer[near], radius)[found] / weight[found]
+        known[near] |= found
         radius += (radius + 1) // 2  # wider and wider, or the middle of a large hole would take long
-    return result
+    return np.stack([layer[seen] for layer in layers], axis=-1)
 
 
-def _blur(pixels: np.ndarray, radius: int) -> np.ndarray:
-    """Box mean of (H, W, C), separably, with edges repeated."""
-    size = 2 * radius + 1
-    for _ in range(2):
-        sums = np.pad(pixels, ((radius + 1, radius), (0, 0), (0, 0)), mode="edge").cumsum(0)
-        pixels = ((sums[size:] - sums[:-size]) / np.float32(size)).swapaxes(0, 1)
-    return pixels
+def _near(mask: np.ndarray, radius: int) -> tuple[slice, slice]:
+    """The rows and columns that a mask is in, and so many around them."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    down, across = (slice(max(0, at[0] - radius), at[-1] + 1 + radius) for at in (rows, columns))
+    return down, across
+
+
+def _around(layer: np.ndarray, radius: int) -> np.ndarray:
+    """Sums over the square around every pixel of (H, W), edges repeated; of truths, whether there is one."""
+    number = 2 * radius + 1
+    return _sums(_sums(np.pad(layer, radius, mode="edge"), number).T, number).T
+
+
+def _sums(rows: np.ndarray, number: int) -> np.ndarray:
+    """Sums of so many rows from each one on. Halves are added, so additions are few, and nothing cancels out."""
+    if number == 1:
+        return rows
+    half = number // 2
+    sums = _sums(rows, half)
+    sums = sums[:-half] + sums[half:]
+    return rows[: 1 - number] + sums[1:] if number % 2 else sums
