@@ -15,9 +15,10 @@ from uniadgen import AdGenerator, Config, Product
 from uniadgen.config import GenerateConfig, override
 from uniadgen.data.batch import Row, collate
 from uniadgen.data.prompt import Layout
-from uniadgen.engine.engine import Engine, Recent
+from uniadgen.engine.engine import Engine
 from uniadgen.engine.layers import Layers
 from uniadgen.engine.loop import Decoder, Progress
+from uniadgen.engine.recent import Recent
 from uniadgen.engine.reference import Made, Reference
 from uniadgen.engine.released import ReleaseShaped
 from uniadgen.engine.sampling import draw

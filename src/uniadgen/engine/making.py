@@ -164,7 +164,7 @@ class Making:
         self.fed += window.sure + max(right - 1, 0)
         self.cell += right
 
-    def paint_until(self, cell: int) -> None:
-        """The cells before this one have been painted, and those before them fed."""
-        self.fed += cell - self.cell
-        self.cell = cell
+    def paint_on(self, cells: int) -> None:
+        """So many more cells have been painted, and those before them fed."""
+        self.fed += cells
+        self.cell += cells
