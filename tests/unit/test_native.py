@@ -78,6 +78,25 @@ def test_a_step_is_that_of_torch(model, native: Native, threads: int, shared: bo
 
 
 @needs_compiler
+@torch.no_grad()
+@pytest.mark.parametrize("shared", [False, True], ids=["own prompts", "one prompt"])
+def test_positions_may_see_one_another_and_stand_anywhere(model, native: Native, shared: bool) -> None:
+    """Against torch's attention with a mask; columns stay one after the other."""
+    layers = Layers(model.model.language_model, model.config)
+    (slots,), x, columns, _, firsts = ready(native, 3, 4, shared, False)
+    position = columns + torch.tensor([0, 5, 2, 9])
+    sees = torch.tensor(firsts)[:, None] + torch.tensor([2, 2, 4, 4])
+    found = native.step([slots], x, position, None, firsts, sees)
+    (slots,), *_ = ready(layers, 3, 4, shared, False)
+    layers.reserve(LONGEST)
+    slots.aim(columns, firsts)
+    beyond = torch.arange(slots.filled) >= (sees - slots.skipped)[:, None, :, None]
+    slots.barred = torch.zeros(3, 1, 4, slots.filled).masked_fill(beyond, float("-inf"))
+    expected = layers.forward(x.flatten(0, 1), position.flatten(), slots.attend).view_as(x)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@needs_compiler
 def test_neither_threads_nor_other_rows_change_a_number(native: Native) -> None:
     alone = hidden(native, 1, 3, True, False)
     for threads in (1, 2, 3):
