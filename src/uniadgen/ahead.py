@@ -65,6 +65,10 @@ class Counted(Scheduler):
         if window.says or window.paints:
             self.counts["words" if window.says else "cells"] += (1, ad.fed - before)
 
+    def _take_painted(self, ad: Making, cells: int, steps: int) -> None:
+        super()._take_painted(ad, cells, steps)
+        self.counts["cells"] += (steps, cells)
+
 
 def make(generator: AdGenerator, asked: Asked) -> tuple[list[Progress], dict[str, np.ndarray]]:
     """Decodes requests, no prompt of which is remembered from before; also what the steps gave, as it was counted."""

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from uniadgen.data.prompt import Layout
+from uniadgen.engine.canvas import Canvas
 from uniadgen.engine.engine import Engine
 from uniadgen.engine.layers import Prefix
-from uniadgen.engine.painting import Canvas, Painting
+from uniadgen.engine.painting import GraphedPainter, Painting
 from uniadgen.engine.reading import take
 from uniadgen.engine.scheduler import Scheduler
 from uniadgen.engine.slots import Slots
@@ -165,7 +166,9 @@ class Shape:
         canvas = self._canvas(case, middle)
         self.engine.layers.reserve(max(self.lengths) + WORDS + 2 + cells + case.count)
         began = time.perf_counter()
-        painting = Painting(self.engine, canvas, slots, case.count, cells, generate)
+        painter = self.engine.painter
+        assert isinstance(painter, GraphedPainter), "an engine on a GPU"
+        painting = Painting(painter, canvas, slots, case.count, generate)
         sync(self.device)
         captured = time.perf_counter() - began
         times = [timed(painting.take_step, self.device, warm=0, turns=1) for _ in range(REPLAYS)]

@@ -18,9 +18,10 @@ from uniadgen.config import Config, GenerateConfig, override
 from uniadgen.data import cutout, history
 from uniadgen.data.batch import Batch, Row, collate
 from uniadgen.data.prompt import Layout, Shown
-from uniadgen.engine.engine import Engine, Recent
+from uniadgen.engine.engine import Engine
 from uniadgen.engine.loop import Decoder, Progress
 from uniadgen.engine.precision import Precision
+from uniadgen.engine.recent import Recent
 from uniadgen.engine.together import FastDecoder
 from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration
 from uniadgen.model.weights import find, load

@@ -85,7 +85,7 @@ def checked(device: torch.device) -> dict[str, str]:
         model, layout = seeded(device, torch.float32)
         engine = Engine(model, 16 if way.startswith("16") else 1, plain_torch=plain or way == "torch")
         if way == "torch":
-            engine.step = partial(step, engine.layers)
+            engine.step, engine.painter = partial(step, engine.layers), None
         engine.overlap(way == "overlapping kernels")
         scheduler = Scheduler(engine, layout, layout.config.generate, 1, 1)
         (ticket,) = scheduler.submit(requests(layout.config, 1, device), [torch.Generator().manual_seed(0)], [()])
@@ -131,7 +131,9 @@ def hidden(device: torch.device, dtype: torch.dtype, precision: Precision, plain
     for number in range(6):
         x = torch.randn(2, 3, width, generator=generator).to(device, dtype)
         position = (torch.tensor(lengths)[:, None] + 3 * number + torch.arange(3)).to(device)
-        outs.append(engine.step([slots], x, Places.after(position), None, [n + 3 * number for n in lengths]).float().clone())
+        outs.append(
+            engine.step([slots], x, Places.after(position), None, [n + 3 * number for n in lengths]).float().clone()
+        )
     return torch.cat(outs)
 
 

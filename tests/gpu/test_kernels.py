@@ -14,7 +14,7 @@ from uniadgen.engine import attending, fused  # noqa: E402
 from uniadgen.engine.attention import PlainAttention  # noqa: E402
 from uniadgen.engine.layers import Operations, Prefix  # noqa: E402
 from uniadgen.engine.precision import EIGHT_BIT, scaled  # noqa: E402
-from uniadgen.engine.slots import Slots  # noqa: E402
+from uniadgen.engine.slots import Places, Slots  # noqa: E402
 
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
 HEADS, SIZE, LAYERS = 2, 16, 2
@@ -102,7 +102,8 @@ KINDS = {
 @pytest.mark.parametrize("kind", ["float32"] if INTERPRETED else KINDS)
 @pytest.mark.parametrize("count", [1, 4, 16])
 @pytest.mark.parametrize("overlap", [False] if INTERPRETED else [False, True])
-def test_attention(kind: str, count: int, overlap: bool, monkeypatch) -> None:
+@pytest.mark.parametrize("by_turns", [True, False], ids=["one after the other", "together"])
+def test_attention(kind: str, count: int, overlap: bool, by_turns: bool, monkeypatch) -> None:
     """Rows at positions of their own, some behind a shared prompt, with columns split or not; then slots move."""
     dtype, cache, off = KINDS[kind]
     cos, sin = angles = numbers(2, 200, 1, SIZE, seed=9, dtype=dtype).unbind()
@@ -114,8 +115,9 @@ def test_attention(kind: str, count: int, overlap: bool, monkeypatch) -> None:
         for step in range(2 if count == 1 else 1):
             heads = numbers(5 * count, 3 * HEADS, SIZE, seed=step, dtype=dtype)
             position = (start + step).to(DEVICE)
-            plain.aim(position)
-            attention.aim(position)
+            seen = position + 1 if by_turns else position.amax(1, keepdim=True).expand_as(position) + 1
+            for one in (plain, attention):
+                one.aim(Places(position, position, seen))
             q, k, v = heads.split(HEADS, 1)
             at = position.flatten()
             wanted = plain.attend(1, *(TORCH.turn(part, cos[at], sin[at]) for part in (q, k)), v)

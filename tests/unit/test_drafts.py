@@ -1,6 +1,6 @@
 """Drafts: several positions in one step, and still the tokens of one by one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -11,6 +11,7 @@ from uniadgen.data.batch import Batch, Row, collate
 from uniadgen.data.prompt import Layout
 from uniadgen.engine.engine import Engine
 from uniadgen.engine.lookup import Lookup
+from uniadgen.engine.making import Making, Window
 from uniadgen.engine.sampling import Noise, draw
 from uniadgen.engine.together import FastDecoder
 
@@ -29,16 +30,21 @@ def batch(make_row: Callable[..., Row], layout: Layout) -> Batch:
 
 
 def decode(engine: Engine, layout: Layout, config: GenerateConfig, batch: Batch, first: int) -> tuple[list, int]:
-    """What the seeds from `first` on make, and in how many steps."""
+    """What the seeds from `first` on make, and in how many steps of one ad."""
     decoder = FastDecoder(engine, layout, config, range(first, first + TOGETHER), [POINTS] * TOGETHER)
-    steps, step = 0, decoder.scheduler.step
+    steps, decode, painted = 0, decoder.scheduler._decode, decoder.scheduler._take_painted
 
-    def counted() -> bool:
+    def counted(windows: Sequence[Window]) -> tuple:
         nonlocal steps
-        steps += 1
-        return step()
+        steps += TOGETHER
+        return decode(windows)
 
-    decoder.scheduler.step = counted
+    def counted_too(ad: Making, cells: int, taken: int) -> None:
+        nonlocal steps
+        steps += taken
+        painted(ad, cells, taken)
+
+    decoder.scheduler._decode, decoder.scheduler._take_painted = counted, counted_too
     *_, last = decoder.run(batch)
     return list(zip(last.words, last.codes.tolist(), strict=True)), steps
 

@@ -14,7 +14,7 @@ from uniadgen.engine.attention import PlainAttention
 from uniadgen.engine.engine import Engine
 from uniadgen.engine.layers import Prefix
 from uniadgen.engine.precision import EIGHT_BIT, Precision, scaled
-from uniadgen.engine.slots import Slots
+from uniadgen.engine.slots import Places, Slots
 from uniadgen.engine.together import FastDecoder
 
 HEADS, SIZE, LAYERS = 2, 16, 2
@@ -39,9 +39,9 @@ def groups(dtype: torch.dtype = torch.float32) -> list[Slots]:
     return [own, together]
 
 
-def at(count: int) -> torch.Tensor:
-    """Positions of all five rows."""
-    return torch.tensor([9, 3, 6, 11, 11])[:, None] + torch.arange(count)
+def at(count: int, step: int = 0) -> Places:
+    """Of all five rows."""
+    return Places.after(torch.tensor([9, 3, 6, 11, 11])[:, None] + torch.arange(count) + step * count)
 
 
 @pytest.mark.parametrize("count", [1, 4])
@@ -53,7 +53,7 @@ def test_attention_is_the_softmax_over_what_came_before(count: int) -> None:
     seen = [[list(part[1].unbind(1)) for part in one] for one in prompts]  # of layer 1
     for step in range(3):
         q, k, v = torch.randn(3, 5 * count, HEADS, SIZE, generator=torch.Generator().manual_seed(step))
-        attention.aim(at(count) + step * count)
+        attention.aim(at(count, step))
         found = attention.attend(1, q, k, v).unflatten(0, (5, count))
         for row in range(5):
             for i in range(count):
@@ -136,7 +136,7 @@ def test_eight_bits_change_scores_a_little(model, layout: Layout, batch: Batch) 
             slots = Slots(read[0], 2, 40, dtype=engine.cache_dtype)
             for number, prefix in enumerate(read):
                 slots.join(number, prefix)
-            outs.append(engine.step([slots], x, torch.tensor([[20], [33]]), None, [20, 33]))
+            outs.append(engine.step([slots], x, Places.after(torch.tensor([[20], [33]])), None, [20, 33]))
             scores = engine.image_logits(outs[-1].flatten(0, 1))
             assert scores.shape == (2, 64)
     exact, cache, both = outs

@@ -5,6 +5,8 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -12,12 +14,14 @@ import pytest
 import torch
 
 from uniadgen.engine import building
+from uniadgen.engine.compiled import CompiledStep
 from uniadgen.engine.engine import Engine
+from uniadgen.engine.graphed import GraphedStep
 from uniadgen.engine.layers import Layers
 from uniadgen.engine.native import Native
 from uniadgen.engine.precision import Precision
 from uniadgen.engine.sampling import draw, sample
-from uniadgen.engine.slots import Slots, step
+from uniadgen.engine.slots import Places, Slots, step
 
 needs_compiler = pytest.mark.skipif(building.library() is None, reason="needs a C++ compiler")
 PROMPT, LONGEST = 21, 60
@@ -52,9 +56,9 @@ def ready(layers: Layers, rows: int, count: int, shared: bool, controlled: bool)
     for row in range(rows):
         slots.join(row, prompt if shared or row % 2 == 0 else short)
     firsts = [PROMPT if shared or row % 2 == 0 else 5 for row in range(rows)]
-    position = torch.tensor(firsts)[:, None] + torch.arange(count)
+    at = Places.after(torch.tensor(firsts)[:, None] + torch.arange(count))
     control = random(rows, count, 128, seed=3) if controlled else None
-    return [slots], random(rows, count, 64, seed=2), position, control, firsts
+    return [slots], random(rows, count, 64, seed=2), at, control, firsts
 
 
 @torch.no_grad()
@@ -75,6 +79,24 @@ def test_a_step_is_that_of_torch(model, native: Native, threads: int, shared: bo
         found = hidden(native, *how)
         torch.set_num_threads(1)  # torch's own would wait for one another on a busy machine
         torch.testing.assert_close(found, hidden(layers, *how), atol=1e-5, rtol=1e-5)
+
+
+@needs_compiler
+@torch.no_grad()
+@pytest.mark.parametrize("shared", [False, True], ids=["own prompts", "one prompt"])
+@pytest.mark.parametrize("other", [lambda layers: CompiledStep(layers), lambda layers: GraphedStep(layers, plain=True)])
+def test_positions_may_see_one_another_and_stand_anywhere(model, native: Native, shared: bool, other) -> None:
+    """Columns stay one after the other. Whoever steps."""
+    layers = Layers(model.model.language_model, model.config)
+
+    def take(layers: Layers, taking: Callable[..., torch.Tensor]) -> torch.Tensor:
+        slots, x, at, _, firsts = ready(layers, 3, 4, shared, False)
+        sees = torch.tensor(firsts)[:, None] + torch.tensor([2, 2, 4, 4])
+        return taking(slots, x, Places(at.position + torch.tensor([0, 5, 2, 9]), at.column, sees), None, firsts)
+
+    expected = take(layers, partial(step, layers))
+    torch.testing.assert_close(take(native, native.step), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(take(layers, other(layers)), expected, atol=1e-5, rtol=1e-5)
 
 
 @needs_compiler

@@ -403,10 +403,10 @@ def test_both_branches_have_the_control_and_the_first_cell_has_none(
     controls: list[torch.Tensor] = []
     step = generator.engine.step
 
-    def listening(slots, x, position, control, firsts):
+    def listening(slots, x, at, control, firsts):
         if control is not None:
             controls.extend(control.unbind(1))
-        return step(slots, x, position, control, firsts)
+        return step(slots, x, at, control, firsts)
 
     monkeypatch.setattr(generator.engine, "step", listening)
     monkeypatch.setattr(generator.engine, "positions", 1)  # no drafts: one cell in every step

@@ -9,6 +9,7 @@ import torch
 from uniadgen.config import GenerateConfig
 from uniadgen.data.batch import Row, collate
 from uniadgen.data.prompt import Layout
+from uniadgen.engine import native_painting
 from uniadgen.engine.engine import Engine
 from uniadgen.engine.loop import Decoder, Progress
 from uniadgen.engine.reference import Made, Reference
@@ -81,15 +82,17 @@ def test_every_decoder_makes_the_references_tokens(model, layout: Layout, branch
 
 
 def rows_of_steps(decoder: FastDecoder) -> list[tuple[int, int]]:
-    """Listens: for every step, the first ad's cell and how many rows there were."""
+    """Listens: whenever it goes on, the first ad's cell and how many rows there are."""
     seen, scheduler = [], decoder.scheduler
-    decode = scheduler._decode
 
-    def listening(windows):
-        seen.append((scheduler.ads[0].cell, sum(len(group.owners) for group in scheduler.in_use)))
-        return decode(windows)
+    def listening(go_on):
+        def heard(given):
+            seen.append((scheduler.ads[0].cell, sum(len(group.owners) for group in scheduler.in_use)))
+            return go_on(given)
 
-    scheduler._decode = listening
+        return heard
+
+    scheduler._decode, scheduler._paint_on = listening(scheduler._decode), listening(scheduler._paint_on)
     return seen
 
 
@@ -168,7 +171,8 @@ def test_known_codes_are_those_of_the_products_picture(model, branches) -> None:
     assert torch.equal(known[list(INSIDE)], codes[list(INSIDE)])
 
 
-def test_cells_inside_have_the_products_codes_in_fewer_steps(model, layout: Layout, branches) -> None:
+def test_cells_inside_have_the_products_codes_in_fewer_steps(model, layout: Layout, branches, monkeypatch) -> None:
+    monkeypatch.setattr(native_painting, "SECONDS", 0.0)  # it paints a step at a time
     made, steps = [], []
     for config in (PLAIN, replace(PLAIN, skip_product=True)):
         decoder = FastDecoder(Engine(model, positions=4), layout, config, [1], [POINTS])

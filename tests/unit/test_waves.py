@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from uniadgen.config import GenerateConfig, override
-from uniadgen.data.batch import Batch, Kind, Row, collate
+from uniadgen.data.batch import Kind, Row, collate
 from uniadgen.data.prompt import Layout
 from uniadgen.data.waves import NOTHING, waves
 from uniadgen.engine.engine import Engine
@@ -63,7 +63,12 @@ def test_what_is_fed_stands_before_the_cell_that_it_predicts() -> None:
 
 
 def test_without_a_lag_it_is_one_cell_after_the_other() -> None:
-    assert [(wave.fed, wave.painted) for wave in waves(4, 0)] == [((-1,), (0,)), ((0,), (1,)), ((1,), (2,)), ((2,), (3,))]
+    assert [(wave.fed, wave.painted) for wave in waves(4, 0)] == [
+        ((-1,), (0,)),
+        ((0,), (1,)),
+        ((1,), (2,)),
+        ((2,), (3,)),
+    ]
 
 
 # the model
@@ -75,7 +80,10 @@ def test_rows_begin_anew_in_what_is_read(make_row: Callable[..., Row], layout: L
     for row in range(2):
         assert (read.kind[row] == Kind.ROW).sum() == 3
         assert set(read.ids[row][read.kind[row] == Kind.ROW].tolist()) == {layout.start_image}
-        assert read.ids[row][read.kind[row] == Kind.IMAGE].tolist() == batch.ids[row][batch.kind[row] == Kind.IMAGE].tolist()
+        assert (
+            read.ids[row][read.kind[row] == Kind.IMAGE].tolist()
+            == batch.ids[row][batch.kind[row] == Kind.IMAGE].tolist()
+        )
         codes = read.position[row][read.kind[row] == Kind.IMAGE]
         begins = read.position[row][read.kind[row] == Kind.ROW]
         assert codes.tolist() == list(range(int(codes[0]), int(codes[0]) + 16))  # as without

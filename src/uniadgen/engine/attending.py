@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 import triton  # pyright: ignore[reportMissingImports] - where there is a GPU
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from uniadgen.engine import kernels_cuda

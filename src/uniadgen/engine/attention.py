@@ -41,7 +41,13 @@ class PlainAttention:
 
     @staticmethod
     def _attend(
-        group: Slots, number: int, columns: Int[Tensor, "n k"], seen: Int[Tensor, "n k"], q: Tensor, k: Tensor, v: Tensor
+        group: Slots,
+        number: int,
+        columns: Int[Tensor, "n k"],
+        seen: Int[Tensor, "n k"],
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
     ) -> Float[Tensor, "L h d"]:
         rows = len(columns)
         for kept, new in ((group.keys[number], k), (group.values[number], v)):

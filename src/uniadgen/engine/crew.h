@@ -34,6 +34,7 @@ class Crew {
 
     const int process, size;
     std::mutex taken;
+    std::atomic<bool> awake{false};  // whoever has taken it has more to do soon
 
    private:
     // Tasks are numbered through all that is ever done; the number is taken before the job is looked at.
@@ -50,7 +51,7 @@ class Crew {
         for (;;) {
             const int64_t seen = limit.load();
             work();
-            for (int i = 0; i < PATIENCE && limit.load() == seen; i++) rest(i);
+            for (int i = 0; limit.load() == seen && (i < PATIENCE || awake.load()); i++) rest(i);
             limit.wait(seen);
         }
     }
@@ -76,13 +77,17 @@ Crew* crew_of(int threads) {
     return crew;
 }
 
+// The crew's threads stay awake as long as these are there.
 class Hands {
    public:
     explicit Hands(int threads) : lent(threads > 1 ? crew_of(threads) : nullptr) {
         if (lent && !lent->taken.try_lock()) lent = nullptr;
+        if (lent) lent->awake = true;
     }
     ~Hands() {
-        if (lent) lent->taken.unlock();
+        if (!lent) return;
+        lent->awake = false;
+        lent->taken.unlock();
     }
     // In a few parts for each thread, so that one who comes late leaves the rest to the others.
     template <class Task>

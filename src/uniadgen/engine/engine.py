@@ -1,18 +1,19 @@
 """The engine: one loaded model made ready to decode, weights joined, codes embedded, prompts kept."""
 
-from collections import OrderedDict
-from collections.abc import Callable, Hashable
 from functools import partial
-from threading import Lock
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import torch
 
+from uniadgen.engine.canvas import Painter
 from uniadgen.engine.compiled import CompiledStep
 from uniadgen.engine.graphed import GraphedStep
 from uniadgen.engine.layers import Head, Layers, Prefix, laid_out
 from uniadgen.engine.native import Native
+from uniadgen.engine.native_painting import NativePainter
+from uniadgen.engine.painting import GraphedPainter
 from uniadgen.engine.precision import EIGHT_BIT, Precision
+from uniadgen.engine.recent import Recent
 from uniadgen.engine.sampling import sample
 from uniadgen.engine.slots import step
 from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration
@@ -21,28 +22,6 @@ from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration
 # ads soonest of 1, 2, 4, 6, 8 and 16; on a GPU calculated from its arithmetic and memory, and not measured yet.
 POSITIONS = {"cpu": 4, "cuda": 128}
 KEPT = 4  # prompts without a history whose keys and values are kept: 7B takes about 0.5 MB for each token
-Value = TypeVar("Value")
-
-
-class Recent(Generic[Value]):
-    """The values made last, at most `size` of them, by their keys."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.values: OrderedDict[Hashable, Value] = OrderedDict()
-        self.lock = Lock()
-
-    def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
-        """The value of that key, made where it is not here."""
-        value = self.values.get(key)
-        if value is None:
-            value = make()  # two threads may both make it: better than that one waits for another's
-        with self.lock:
-            self.values[key] = value
-            self.values.move_to_end(key)
-            if len(self.values) > self.size:
-                self.values.popitem(last=False)
-        return value
 
 
 class Engine:
@@ -82,7 +61,7 @@ class Engine:
             codes = torch.arange(model.config.vq_config.num_embeddings, device=self.device)
             self.codes = model.prepare_embeddings_for_image_generation(codes)  # (Q, D)
         self.prefixes: Recent[Prefix] = Recent(KEPT)
-        self.paintings: Recent[Any] = Recent(KEPT)
+        self.painter = self._painter(native)
         self.positions = positions or POSITIONS.get(self.device.type, 1)
 
     def _step(self, plain_torch: bool) -> tuple[Any, str]:
@@ -95,17 +74,19 @@ class Engine:
             return CompiledStep(self.layers), "numba"
         return partial(step, self.layers), "torch"
 
-    def tune(self, rows: int) -> None:
-        """Finds out how so many rows are multiplied fastest on a GPU, by the layers' weights and by the head's."""
-        self.layers.tune(rows)
-        for weight in self.image_logits.weights:
-            self.layers.operations.tune(rows, [weight])
+    def _painter(self, native: Native | None) -> Painter | None:
+        """Who paints without asking between two steps; where nobody can, each step is the scheduler's."""
+        if native is not None:
+            return NativePainter.find(native, self.codes, self.image_logits, self.model.config.vq_config.num_patches)
+        if isinstance(self.step, GraphedStep):
+            return GraphedPainter(self.step, self.codes, self.image_logits)
+        return None
 
     def overlap(self, overlap: bool) -> None:
         """Whether a GPU begins a kernel while the one before still works; what was captured is captured anew."""
         if isinstance(self.step, GraphedStep):
             self.step.overlap(overlap)
-            self.paintings = Recent(KEPT)
+            self.painter = self._painter(None)
 
     @property
     def device(self) -> torch.device:

@@ -6,7 +6,7 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from uniadgen.engine.attention import PlainAttention

@@ -207,6 +207,11 @@ class Head:
         inner = self.activation(product(hidden, self.weights[0], self.biases[0]))
         return product(inner, self.weights[1], self.biases[1])
 
+    def tune(self, rows: int) -> None:
+        """As `Layers.tune`."""
+        for weight in self.weights:
+            self.layers.operations.tune(rows, [weight])
+
     @property
     def num_bytes(self) -> int:
         """Of its parameters."""

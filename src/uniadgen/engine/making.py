@@ -200,7 +200,7 @@ class Making:
             self.begun = self.begun or self.fed - 1
             self.wave += 1
 
-    def paint_until(self, cell: int) -> None:
-        """The cells before this one have been painted, and those before them fed."""
-        self.fed += cell - self.cell
-        self.cell = cell
+    def paint_on(self, cells: int) -> None:
+        """So many more cells have been painted, and those before them fed."""
+        self.fed += cells
+        self.cell += cells

@@ -1,7 +1,7 @@
 """The step of step.cpp: weights laid out as it reads them, and calls of it."""
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from ctypes import POINTER, c_double, c_float, c_int64, c_void_p
 from typing import ClassVar
 
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import LlamaModel
 
@@ -16,16 +17,17 @@ from uniadgen.engine.building import library
 from uniadgen.engine.layers import Layer, Layers, Prefix, as_held
 from uniadgen.engine.precision import Precision
 from uniadgen.engine.sampling import sample
-from uniadgen.engine.slots import Slots
+from uniadgen.engine.slots import Places, Slots
 from uniadgen.model.configuration import UniAdGenConfig
 from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration
 
 BLOCK, WIDE = 32, 16  # columns of a block, numbers of a vector
 HEADS = 16, 32, 64, 128  # sizes of a head that are compiled
+SKIPPED, COLUMN, FIELDS = 6, 7, 11  # of a sequence: two of its fields, and how many there are
 
 
 class Matrix(ctypes.Structure):
-    """Weights of a product, held by `kept`. The fields are those of step.cpp, as they are below."""
+    """Weights of a product, held by `kept`. The fields are those of products.h, and below those of decoder.h."""
 
     _fields_: ClassVar = [
         ("packed", c_void_p),
@@ -144,11 +146,9 @@ class Native(Layers):
         if temperature == 0 or noise is None or logits.shape[1] % WIDE:
             return sample(logits, temperature, top_k, noise)
         logits, noise = logits.contiguous(), noise.contiguous()
-        tokens, room = logits.new_empty(len(logits), dtype=torch.long), logits.new_empty(2, logits.shape[1])
+        tokens, room = logits.new_empty(len(logits), dtype=torch.long), logits.new_empty(2 * logits.shape[1])
         sizes = (*map(c_int64, logits.shape), c_float(temperature), c_int64(top_k if top_k < logits.shape[1] else 0))
-        self.functions.sample(
-            *map(c_void_p, addresses(logits, noise)), *sizes, *map(c_void_p, addresses(room[0], room[1], tokens))
-        )
+        self.functions.sample(*pointers(logits, noise), *sizes, *pointers(room, tokens))
         return tokens
 
     def _pack(self, layer: Layer) -> _Layer:
@@ -169,57 +169,100 @@ class Native(Layers):
     def read(self, embeds: Float[Tensor, "S D"]) -> Prefix:
         """As the other layers do."""
         self.reserve(len(embeds))
-        size = embeds.shape[-1] // self.heads
+        size, at = embeds.shape[-1] // self.heads, torch.arange(len(embeds))
         kept = Prefix(*embeds.new_empty(2, len(self.layers), self.heads, len(embeds), size))
         room = self.heads * len(embeds) * size
-        self._forward([[*addresses(*kept), 0, 0, room, len(embeds), 0, 0, 0, len(embeds)]], embeds.clone(), None, True)
+        fields = [*addresses(*kept), 0, 0, room, len(embeds), *[0] * (FIELDS - SKIPPED)]
+        rows = np.array([fields], np.int64)
+        self._forward(rows, torch.stack([at, at + 1])[:, None], embeds.clone(), None, True)
         return kept
 
     def step(
         self,
         slots: Sequence[Slots],
         x: Float[Tensor, "rows k D"],
-        position: Int[Tensor, "rows k"],
+        at: Places,
         control: Float[Tensor, "rows k C"] | None,
         firsts: Sequence[int],
     ) -> Float[Tensor, "rows k D"]:
         """As `slots.step`; where a row stands is read from `firsts`."""
-        sequences, first = [], iter(firsts)
-        for group in slots:
-            _, capacity, heads, room, size = group.keys.shape
-            keys, values = addresses(group.keys, group.values)
-            shared = (0, 0) if group.shared is None else addresses(*group.shared)
-            stride = capacity * heads * room * size
-            for row in range(len(group.owners)):
-                at, before = next(first), 4 * row * heads * room * size
-                places = stride, room, group.skipped, at - group.skipped, at, x.shape[1]
-                sequences.append([keys + before, values + before, *shared, *places])
-        hidden = x.clone()  # of embeddings that others may hold
-        self._forward(sequences, hidden, control, False)
+        rows, hidden = sequences(slots), x.clone()  # of embeddings that others may hold
+        rows[:, COLUMN] = np.array(firsts) - rows[:, SKIPPED]
+        where = torch.stack([at.position, at.seen - torch.from_numpy(rows[:, SKIPPED, None])])
+        self._forward(rows, where, hidden, control, False)
         return hidden
 
-    def _forward(self, sequences: list[list[int]], x: Tensor, control: Tensor | None, reading: bool) -> None:
-        rows = np.array(sequences, np.int64)
+    def _forward(
+        self,
+        rows: NDArray[np.int64],
+        where: Int[Tensor, "2 rows k"],
+        x: Float[Tensor, "*L D"],
+        control: Tensor | None,
+        reading: bool,
+    ) -> None:
+        """`where`: numbers of positions, and how many columns each sees."""
+        place(rows, where)
         added = x.new_zeros(0) if control is None else control.contiguous()
         self.functions.forward(
             ctypes.byref(self.decoder),
             c_void_p(rows.ctypes.data),
             c_int64(len(rows)),
-            c_void_p(x.data_ptr()),
-            c_void_p(added.data_ptr()),
+            *pointers(x, added),
             c_int64(added.shape[-1]),
-            *map(c_void_p, addresses(*self.angles)),
+            *pointers(*self.angles),
             int(reading),
             torch.get_num_threads(),
         )
+
+
+def sequences(slots: Sequence[Slots]) -> NDArray[np.int64]:
+    """Every row's `Sequence` of attention.h; where it stands is to be filled in."""
+    rows = []
+    for group in slots:
+        _, capacity, heads, room, size = group.keys.shape
+        keys, values = addresses(group.keys, group.values)
+        shared = (0, 0) if group.shared is None else addresses(*group.shared)
+        fields = *shared, capacity * heads * room * size, room, group.skipped, *[0] * (FIELDS - COLUMN)
+        starts = range(0, 4 * len(group.owners) * heads * room * size, 4 * heads * room * size)
+        rows += [[keys + start, values + start, *fields] for start in starts]
+    return np.array(rows, np.int64)
+
+
+def place(rows: NDArray[np.int64], where: Int[Tensor, "2 rows k"]) -> None:
+    """Numbers of positions, and how many columns each sees: to be held as long as the sequences are."""
+    _, num, count = where.shape
+    rows[:, COLUMN + 1] = count
+    rows[:, COLUMN + 2 :] = where.data_ptr() + 8 * count * np.arange(2 * num).reshape(2, num).T
+
+
+class Dense:
+    """A linear layer."""
+
+    def __init__(self, functions: ctypes.CDLL, numbers: str, linear: nn.Linear) -> None:
+        self.functions, self.size = functions, linear.out_features
+        self.matrix = Matrix.of(linear.weight.data.T, numbers)
+        self.bias = None if linear.bias is None else F.pad(linear.bias.data, (0, self.matrix.columns - self.size))
+
+    def __call__(self, x: Float[Tensor, "n D"]) -> Float[Tensor, "n out"]:
+        """In float32 on a CPU."""
+        y, x = x.new_empty(len(x), self.matrix.columns), x.contiguous()
+        sizes, bias = c_int64(len(x)), address(self.bias)
+        self.functions.dense(
+            ctypes.byref(self.matrix), *pointers(x), sizes, c_void_p(bias), *pointers(y), torch.get_num_threads()
+        )
+        return y[:, : self.size]
 
 
 class Head:
     """The head of words or of codes: linear layers, with what stands between them."""
 
     def __init__(self, functions: ctypes.CDLL, numbers: str, *layers: nn.Module) -> None:
-        self.functions, self.num_bytes = functions, 0
-        self.steps = [self._dense(layer, numbers) if isinstance(layer, nn.Linear) else layer for layer in layers]
+        self.steps = [Dense(functions, numbers, x) if isinstance(x, nn.Linear) else x for x in layers]
+
+    @property
+    def num_bytes(self) -> int:
+        """Of its weights."""
+        return sum(step.matrix.num_bytes for step in self.steps if isinstance(step, Dense))
 
     def __call__(self, x: Float[Tensor, "n D"]) -> Float[Tensor, "n out"]:
         """In float32 on a CPU."""
@@ -227,19 +270,17 @@ class Head:
             x = step(x)
         return x
 
-    def _dense(self, linear: nn.Linear, numbers: str) -> Callable[[Tensor], Tensor]:
-        matrix, size = Matrix.of(linear.weight.data.T, numbers), linear.out_features
-        self.num_bytes += matrix.num_bytes
-        bias = None if linear.bias is None else F.pad(linear.bias.data, (0, matrix.columns - size))
 
-        def multiply(x: Tensor) -> Tensor:
-            y, x = x.new_empty(len(x), matrix.columns), x.contiguous()
-            at = c_void_p(x.data_ptr()), c_int64(len(x)), c_void_p(0 if bias is None else bias.data_ptr())
-            self.functions.dense(ctypes.byref(matrix), *at, c_void_p(y.data_ptr()), torch.get_num_threads())
-            return y[:, :size]
-
-        return multiply
+def address(tensor: Tensor | None) -> int:
+    """0 of none."""
+    return 0 if tensor is None else tensor.data_ptr()
 
 
 def addresses(*tensors: Tensor) -> list[int]:
+    """Of contiguous ones."""
     return [tensor.data_ptr() for tensor in tensors]
+
+
+def pointers(*tensors: Tensor) -> list[c_void_p]:
+    """For a call."""
+    return [c_void_p(tensor.data_ptr()) for tensor in tensors]

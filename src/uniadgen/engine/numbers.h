@@ -87,6 +87,17 @@ inline Vec exponential(Vec x) {
     return p * (Vec)power;
 }
 
+// x times the chance that a normal number is below x, to 1.5e-7: Abramowitz and Stegun 7.1.26.
+inline Vec gelu(Vec x) {
+    const Vec z = (x < 0.0f ? -x : x) * 0.707106781f, t = 1.0f / (z * 0.3275911f + 1.0f);
+    Vec p = t * 1.061405429f - 1.453152027f;
+    p = p * t + 1.421413741f;
+    p = p * t - 0.284496736f;
+    p = p * t + 0.254829592f;
+    const Vec beyond = p * t * exponential(-z * z) * 0.5f;
+    return x * (x < 0.0f ? beyond : 1.0f - beyond);
+}
+
 void norm(float* to, const float* x, const float* weight, int64_t width, float eps) {
     Vec squares{};
     for (int64_t i = 0; i < width; i += WIDE) squares += load(x + i) * load(x + i);

@@ -17,21 +17,19 @@ from uniadgen.config import GenerateConfig
 from uniadgen.data.batch import Batch
 from uniadgen.data.prompt import Layout
 from uniadgen.data.waves import NOTHING, waves
+from uniadgen.engine.canvas import Canvas, Painter
 from uniadgen.engine.engine import Engine
-from uniadgen.engine.graphed import GraphedStep
 from uniadgen.engine.layers import Prefix
 from uniadgen.engine.lookup import Lookup
 from uniadgen.engine.loop import Progress
 from uniadgen.engine.making import Making, Window
 from uniadgen.engine.noise import PictureNoise
-from uniadgen.engine.painting import Canvas, painting
 from uniadgen.engine.reading import Read, read
 from uniadgen.engine.sampling import guide, settle
 from uniadgen.engine.slots import Places, Slots
 from uniadgen.engine.ticket import QueueFull, Ticket
 
 MOST = 16  # positions of one ad in a step: of more drafts hardly one is right
-UNSEEN = 4  # steps with drafts that a GPU takes before the host looks how many were right
 Owner = tuple[Making, int]  # of a row: an ad, and which branch of guidance
 
 
@@ -69,14 +67,14 @@ class Scheduler:
         self.lock = threading.Condition()  # of `waiting`
         self.ads: list[Making] = []  # in the slots, by the time they joined
         self.groups: dict[Hashable, Slots] = {}
-        self.free = list(range(num_slots))
+        self.free = [*reversed(range(num_slots))]
         self.cells, size = layout.config.cells, layout.config.model.num_codes
         self.side, self.lag = round(self.cells**0.5), self.model.config.row_lag
         self.device = engine.device
-        self.on_device = isinstance(engine.step, GraphedStep)  # it paints by itself
+        self.painter = engine.painter
         # With place for drafts beyond the last cell.
         self.codes = torch.zeros(num_slots, self.cells + 2 * self.most, dtype=torch.long, device=self.device)
-        unseen = self.most * UNSEEN if self.on_device else self.most
+        unseen = self.most * (self.painter.unseen if self.painter else 1)
         self.widest = self.most  # positions of one ad in a step
         if self.lag:
             self.widest = max(self.most, *(len(wave.fed) for wave in waves(self.cells, self.lag)))
@@ -130,9 +128,9 @@ class Scheduler:
         self._let_go()
         self._admit()
         self._leave([(ad, 1) for ad in self.ads if not ad.guided and (ad, 1) in self.row_of])
-        if self.on_device and self.ads and all(ad.paints_on for ad in self.ads):
+        if self.painter and self.ads and all(ad.paints_on for ad in self.ads):
             try:
-                self._paint_on()
+                self._paint_on(self.painter)
             except Exception as error:
                 self._end(self.ads[-1], error)
             return True
@@ -166,21 +164,27 @@ class Scheduler:
         """Positions of each ad in a step."""
         return max(1, min(self.positions // max(len(self.ads), 1), self.most))
 
-    def _paint_on(self) -> None:
+    def _paint_on(self, painter: Painter) -> None:
         """Some cells of all pictures, while nobody wants anything else: the host looks only when they are there."""
         count = self._ahead
-        steps = UNSEEN if count > 1 else min(min(self.side - ad.cell % self.side, ad.end - ad.cell) for ad in self.ads)
+        to_row = min(min(self.side - ad.cell % self.side, ad.end - ad.cell) for ad in self.ads)
+        steps = painter.unseen if count > 1 else to_row
         self._draw_ahead(steps * count)
         canvas = self._canvas()
-        painting(self.engine, canvas, self.in_use, count, self.cells, self.config).run(canvas, self.in_use, steps)
-        self.codes[self.slot[:, 0]] = canvas.codes
-        before = [(ad.cell, ad.rows) for ad in self.ads]
-        if count == 1:  # while the GPU paints
+        steps = painter.paint(canvas, self.in_use, count, steps, self.config)
+        self.codes[self.slots] = canvas.codes
+        before = [ad.cell for ad in self.ads]
+        if count == 1:  # while a GPU paints
             self._draw_ahead(steps + self.side)
-        cells = canvas.cell.tolist() if count > 1 else [cell + steps for cell, _ in before]
-        for ad, cell, (_, earlier) in zip(tuple(self.ads), cells, before, strict=True):
-            ad.paint_until(cell)
-            self._tell_of(ad, earlier)
+        cells = canvas.cell.tolist() if count > 1 else [cell + steps for cell in before]
+        for ad, cell, earlier in zip(tuple(self.ads), cells, before, strict=True):
+            self._take_painted(ad, cell - earlier, steps)
+
+    def _take_painted(self, ad: Making, cells: int, steps: int) -> None:
+        """The ad is so many cells further on, which took so many steps."""
+        before = ad.rows
+        ad.paint_on(cells)
+        self._tell_of(ad, before)
 
     def _draw_ahead(self, count: int) -> None:
         """The noise of so many cells of every ad."""
@@ -189,20 +193,21 @@ class Scheduler:
 
     def _canvas(self) -> Canvas:
         """Where the pictures of all ads stand."""
-        slots = self.slot[:, 0]
+        if self.controls is None and self.control is not None:
+            self.controls = self.control[self.control_row[:, 0]]
         rows = [[self.row_of.get((ad, branch), self.row_of[ad, 0]) for ad in self.ads] for branch in (0, 1)]
         offset = self._place([ad.fed - ad.cell for ad in self.ads])[:, None]
         return Canvas(
-            codes=self.codes[slots],
+            codes=self.codes[self.slots],
             cell=self._place([ad.cell for ad in self.ads]),
             end=self._place([ad.end for ad in self.ads]),
-            known=None if self.known is None else self.known[slots],
-            noise=self.noise.table[slots],
+            known=None if self.known is None else self.known[self.slots],
+            noise=self.noise.table[self.slots],
             guidance=self._place([float(ad.guidance) for ad in self.ads])[:, None, None],
             start=self.start + offset[self.owner],
             owner=self.owner,
             branches=self._place(rows),
-            control=None if self.control is None else self.control[self.control_row[:, 0]],
+            control=self.controls,
         )
 
     def wait(self, seconds: float) -> None:
@@ -295,7 +300,11 @@ class Scheduler:
         self.starts = [(ad.lengths[branch], number[ad]) for ad, branch in owners]
         self.owner = self._place([owner for _, owner in self.starts])
         self.start = self._place([start for start, _ in self.starts])[:, None]
-        self.slot = self._place([ad.slot for ad in self.ads])[:, None]
+        slots = [ad.slot for ad in self.ads]
+        self.slot = self._place(slots)[:, None]
+        in_turn = bool(slots) and slots == [*range(slots[0], slots[0] + len(slots))]
+        self.slots = slice(slots[0], slots[0] + len(slots)) if in_turn else self.slot[:, 0]  # nothing is copied then
+        self.controls: Tensor | None = None  # of all rows, once they are needed
         self.control_row = self._place([2 * ad.slot + branch for ad, branch in owners])[:, None]
 
     def _place(self, numbers: Sequence[object]) -> Tensor:

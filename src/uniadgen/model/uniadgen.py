@@ -309,9 +309,7 @@ class UniAdGenForConditionalGeneration(JanusForConditionalGeneration):
         return vq.decode(self.model.vqmodel, codes.to(self.device)).clamp(-1, 1).cpu()
 
 
-def seen(
-    attend: Bool[Tensor, "B A"], length: int, order: Int[Tensor, "A"] | None = None
-) -> Bool[Tensor, "B 1 L A"]:
+def seen(attend: Bool[Tensor, "B A"], length: int, order: Int[Tensor, "A"] | None = None) -> Bool[Tensor, "B 1 L A"]:
     """What each of the newest positions sees: no padding, nothing that is fed after it, and itself.
 
     Padding sees itself, too: where a query sees nothing, attention on a GPU gives gradients that are no numbers.

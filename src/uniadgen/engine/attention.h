@@ -1,0 +1,80 @@
+// Attention of a few positions to all that their row has seen, which lies in its slots and in a prompt that rows share.
+#pragma once
+
+#include "numbers.h"
+
+#include <vector>
+
+namespace {
+
+struct Sequence {  // `count` positions of one row, which stand in its slots from column `column` on; as in native.py
+    float *keys, *values;  // (layers of `stride`, heads, room, d)
+    const float *shared_keys, *shared_values;  // (layers, heads, shared, d)
+    int64_t stride, room, shared, column, count;
+    int64_t *position, *sees;        // (count): where each is turned to, and how many columns it sees
+};
+
+// scale q . keys (c, d), for 16 columns from `column` on; where there are fewer, the last one is taken again.
+template <int D>
+void score(float* scores, const float* q, const float* keys, int64_t column, int64_t last, float scale) {
+    Vec dots[WIDE];
+    UNROLL for (int i = 0; i < WIDE; i++) {
+        const float* key = keys + std::min(column + i, last) * D;
+        dots[i] = load(q) * load(key);
+        UNROLL for (int d = WIDE; d < D; d += WIDE) dots[i] += load(q + d) * load(key + d);
+    }
+    store(scores + column, sums(dots) * scale);
+}
+
+template <int D>
+void add_values(Vec* found, const float* chances, const float* values, int64_t count) {
+    for (int64_t column = 0; column < count; column++)
+        UNROLL for (int d = 0; d < D / WIDE; d++) found[d] += load(values + column * D + d * WIDE) * chances[column];
+}
+
+// Of one head: each position sees what is shared, and the first columns of its row.
+template <int D>
+void attend(float* to, int64_t to_stride, const float* q, int64_t q_stride, const Sequence& s, int64_t layer,
+            int64_t head, int64_t heads) {
+    const int64_t most = s.column + s.count, pad = WIDE, all = s.shared + pad + most + pad;
+    const float* keys = s.keys + layer * s.stride + head * s.room * D;
+    const float* values = s.values + layer * s.stride + head * s.room * D;
+    const float* shared_keys = s.shared_keys + (layer * heads + head) * s.shared * D;
+    const float* shared_values = s.shared_values + (layer * heads + head) * s.shared * D;
+    const float scale = 1 / std::sqrt(static_cast<float>(D));
+    static thread_local std::vector<float> room;
+    room.resize(s.count * all);
+    for (int64_t column = 0; column < s.shared; column += WIDE)
+        for (int64_t i = 0; i < s.count; i++)
+            score<D>(&room[i * all], q + i * q_stride, shared_keys, column, s.shared - 1, scale);
+    for (int64_t column = 0; column < most; column += WIDE)
+        for (int64_t i = 0; i < s.count; i++)
+            if (column < s.sees[i])
+                score<D>(&room[i * all + s.shared], q + i * q_stride, keys, column, most - 1, scale);
+    for (int64_t i = 0; i < s.count; i++) {
+        float* chances = &room[i * all];
+        const int64_t seen = s.shared + s.sees[i];
+        std::fill(chances + seen, chances + seen + WIDE, -INFINITY);
+        Vec total{}, found[D / WIDE] = {};
+        const float largest = largest_of(chances, (seen + WIDE - 1) / WIDE * WIDE);
+        for (int64_t column = 0; column < seen; column += WIDE) {
+            const Vec chance = exponential(load(chances + column) - largest);
+            store(chances + column, chance);
+            total += chance;
+        }
+        add_values<D>(found, chances, shared_values, s.shared);
+        add_values<D>(found, chances + s.shared, values, s.sees[i]);
+        const float over = 1 / sum(total);
+        for (int d = 0; d < D / WIDE; d++) store(to + i * to_stride + d * WIDE, found[d] * over);
+    }
+}
+
+void turn(float* head, const float* cos, const float* sin, int64_t size) {
+    for (int64_t i = 0, half = size / 2; i < half; i++) {
+        const float low = head[i], high = head[i + half];
+        head[i] = low * cos[i] + high * sin[i];
+        head[i + half] = high * cos[i + half] + low * sin[i + half];
+    }
+}
+
+}  // namespace
