@@ -78,16 +78,13 @@ def test_rows_begin_anew_in_what_is_read(make_row: Callable[..., Row], layout: L
     batch = collate([make_row(0), make_row(1, 0)], layout.pad_id)
     read = batch.with_rows()
     for row in range(2):
-        assert (read.kind[row] == Kind.ROW).sum() == 3
-        assert set(read.ids[row][read.kind[row] == Kind.ROW].tolist()) == {layout.start_image}
-        assert (
-            read.ids[row][read.kind[row] == Kind.IMAGE].tolist()
-            == batch.ids[row][batch.kind[row] == Kind.IMAGE].tolist()
-        )
-        codes = read.position[row][read.kind[row] == Kind.IMAGE]
-        begins = read.position[row][read.kind[row] == Kind.ROW]
-        assert codes.tolist() == list(range(int(codes[0]), int(codes[0]) + 16))  # as without
-        assert begins.tolist() == codes[[3, 7, 11]].tolist()  # in the place of the code to the left, were there one
+        begins, codes = read.kind[row] == Kind.ROW, read.kind[row] == Kind.IMAGE
+        assert read.kind[row, -20:].tolist() == [5, 5, 5, 5, *[Kind.ROW, 5, 5, 5, 5] * 3, Kind.PROMPT]
+        assert read.ids[row][begins].tolist() == [layout.start_image] * 3
+        assert torch.equal(read.ids[row][codes], batch.ids[row][batch.kind[row] == Kind.IMAGE])
+        where = read.position[row][codes]
+        assert where.tolist() == list(range(int(where[0]), int(where[0]) + 16))  # as without
+        assert read.position[row][begins].tolist() == where[[3, 7, 11]].tolist()  # in place of a code to the left
     assert read.image_loss.sum() == batch.image_loss.sum() == 32
     prompt = collate([make_row(0, target=False)], layout.pad_id)
     assert prompt.with_rows() is prompt and prompt.order(2) is None

@@ -136,7 +136,8 @@ class FusedAttention:
     def attend(self, number: int, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "L h d"]:
         """Rotates queries and keys, keeps keys and values, and finds what the queries see.
 
-        They see what is shared, and the columns of their row that they may. q, k and v are parts of one tensor (L, 3 h, d).
+        They see what is shared, and those columns of their row that they may. q, k and v are parts of one tensor
+        (L, 3 h, d).
         """
         assert v.data_ptr() - k.data_ptr() == k.data_ptr() - q.data_ptr() == self.heads * self.size * q.element_size()
         out, scale = q.new_empty(q.shape), self.size**-0.5 * 1.4426950408889634  # log2(e): powers are of 2

@@ -34,8 +34,8 @@ class PlainAttention:
         sizes = [columns.numel() for columns, _ in self.columns]
         parts = zip(*(tensor.split(sizes) for tensor in (q, k, v)), strict=True)
         found = [
-            self._attend(group, number, columns, seen, *(part.unflatten(0, columns.shape) for part in three))
-            for group, (columns, seen), three in zip(self.slots, self.columns, parts, strict=True)
+            self._attend(group, number, *places, *(part.unflatten(0, places[0].shape) for part in three))
+            for group, places, three in zip(self.slots, self.columns, parts, strict=True)
         ]
         return torch.cat(found)
 

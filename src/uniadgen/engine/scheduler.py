@@ -357,7 +357,7 @@ class Scheduler:
         if not any(window.paints for window in windows):
             return self.model.get_input_embeddings()(word)
         codes = self.engine.codes[self.codes[self.slot, code.clamp(min=0)]]
-        if all(window.paints and window.cells[0] > 0 for window in windows) and not self.lag:
+        if all(window.paints and 0 < window.cells[0] < self.cells for window in windows) and not self.lag:
             return codes
         return torch.where((code == NOTHING)[..., None], self.model.get_input_embeddings()(word), codes)
 
