@@ -63,11 +63,12 @@ class Counted(Scheduler):
         before = ad.fed + window.sure - 1
         super()._take(ad, window, words, right)
         if window.says or window.paints:
-            self.counts["words" if window.says else "cells"] += (1, ad.fed - before)
+            self.counts["words" if window.says else "cells"] += (1, right or ad.fed - before)
 
-    def _take_painted(self, ad: Making, cells: int, steps: int) -> None:
-        super()._take_painted(ad, cells, steps)
-        self.counts["cells"] += (steps, cells)
+    def _take_painted(self, ad: Making, cell: int, steps: int) -> None:
+        before = ad.cell
+        super()._take_painted(ad, cell, steps)
+        self.counts["cells"] += (steps, ad.cell - before)
 
 
 def make(generator: AdGenerator, asked: Asked) -> tuple[list[Progress], dict[str, np.ndarray]]:

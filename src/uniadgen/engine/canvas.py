@@ -2,20 +2,52 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
+from itertools import accumulate
 from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from uniadgen.config import GenerateConfig
+from uniadgen.data.waves import Wave
 from uniadgen.engine.slots import Slots
+
+
+@dataclass(frozen=True, kw_only=True)
+class Staggered:
+    """What the S steps of a picture with staggered rows feed and paint, as `waves` has it; padded to the widest one."""
+
+    cells: int  # of the picture
+    begin: Float[Tensor, "D"]  # embedded `<image>`, with which a row begins
+    first: Int[Tensor, "S1"]  # positions fed before a step, and before the end
+    paints: Int[Tensor, "S"]
+    fed: Int[Tensor, "S n"]  # cells whose codes are fed, or NOTHING
+    place: Int[Tensor, "S n"]  # where they stand; the first ones predict the cell of that number
+
+    @classmethod
+    def of(cls, steps: Sequence[Wave], begin: Float[Tensor, "D"]) -> "Staggered":
+        """On the device of `begin`."""
+        place = partial(torch.tensor, device=begin.device)
+        widest = max(len(wave.fed) for wave in steps)
+        padded = [[*part, *[part[-1]] * (widest - len(part))] for wave in steps for part in (wave.fed, wave.places)]
+        return cls(
+            cells=sum(len(wave.painted) for wave in steps),
+            begin=begin,
+            first=place([0, *accumulate(len(wave.fed) for wave in steps)]),
+            paints=place([len(wave.painted) for wave in steps]),
+            fed=place(padded[::2]),
+            place=place(padded[1::2]),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Canvas:
     """Where R pictures stand, whose first cells are painted; all on the device. Rows are the slots', two for each ad.
 
-    Beyond the cells that are painted, `codes` has drafts.
+    Beyond the cells that are painted, `codes` has drafts. Where rows of cells are staggered, steps are counted in `cell`
+    and `end`.
     """
 
     codes: Int[Tensor, "R W"]
@@ -28,18 +60,21 @@ class Canvas:
     owner: Int[Tensor, "rows"]
     branches: Int[Tensor, "2 R"]  # the row that sees everything and the other one; where there is none, the same
     control: Float[Tensor, "rows K1 C"] | None  # with zeros after the last cell
+    staggered: Staggered | None = None
 
     def copy_(self, other: "Canvas") -> None:
         """Takes over another's numbers."""
-        for field in fields(self):
-            mine, theirs = getattr(self, field.name), getattr(other, field.name)
-            if mine is not None:
-                mine.copy_(theirs)
+        for name, mine in self._tensors().items():
+            mine.copy_(getattr(other, name))
 
     def clone(self) -> "Canvas":
         """The same, elsewhere."""
+        return replace(self, **{name: mine.clone() for name, mine in self._tensors().items()})
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """All that changes from step to step, or from picture to picture."""
         parts = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: None if part is None else part.clone() for name, part in parts.items()})
+        return {name: part for name, part in parts.items() if isinstance(part, Tensor)}
 
 
 @runtime_checkable
@@ -47,6 +82,7 @@ class Painter(Protocol):
     """Takes steps of `count` cells for every picture. The same pictures come out, however many cells a step has.
 
     With more than one, the cells after the next are drafts: right are those up to the first that comes out otherwise.
+    Where rows are staggered, a step paints a cell of every row that has begun.
     """
 
     unseen: int  # steps with drafts at a time, after which it is looked how many were right

@@ -19,20 +19,20 @@ struct Decoder {
     double eps;
 };
 
-// From x (n, width) to hidden states, in place; `sequences` may be further on when it is run again.
+// From x (n, width) to hidden states, in place; `sequences` may be others when it is run again.
 template <int D>
 class Forward {
    public:
     Forward(const Decoder& decoder, const Sequence* sequences, int64_t count, float* x, const float* cos,
             const float* sin, Hands& hands)
-        : it(decoder), sequences(sequences), count(count), x(x), cos(cos), sin(sin), hands(hands) {
-        for (int64_t i = 0; i < count; i++) n += sequences[i].count;
-        normed.resize(n * it.width), found.resize(n * it.width), gated.resize(n * it.inner);
-        panels.resize(it.heads * n * it.layers[0].panel);
-    }
+        : it(decoder), sequences(sequences), count(count), x(x), cos(cos), sin(sin), hands(hands) {}
 
     // `reading`: only keys and values are wanted.
     void run(const float* control, int64_t control_width, bool reading) {
+        n = 0;
+        for (int64_t i = 0; i < count; i++) n += sequences[i].count;
+        normed.resize(n * it.width), found.resize(n * it.width), gated.resize(n * it.inner);
+        panels.resize(it.heads * n * it.layers[0].panel);
         for (int64_t number = 0; number < it.count; number++) {
             const Layer& layer = it.layers[number];
             if (control && layer.site >= 0)

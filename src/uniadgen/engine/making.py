@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import torch
 
@@ -74,8 +75,9 @@ class Making:
         self.pending = [layout.start_text if self.writing else layout.start_image]  # known, and not fed yet
         self.words: list[int] = []
         self.cell = 0  # cells that have been painted
+        self.wave = 0  # steps that have painted, where rows of cells are staggered
         self.fed = 0  # positions after the prompt whose keys and values are kept
-        self.wave = self.begun = 0  # steps that have painted staggered rows; the place of `<image>` then
+        self.begun = 0  # the place of `<image>`, once a cell has been painted
         self.speller = None
         if self.writing and config.connecting_words:
             said = Vocabulary.of(layout.tokenizer, points, config.connecting_words, layout.end_text)
@@ -97,6 +99,25 @@ class Making:
         return self.guided_cells if self.guided else self.cells
 
     @property
+    def last_wave(self) -> int:
+        """Steps up to this one are painted alike, where rows are staggered."""
+        cells = accumulate(len(wave.painted) for wave in self.waves)
+        return next(number for number, cell in enumerate(cells, start=1) if cell >= self.end)
+
+    @property
+    def to_look(self) -> int:
+        """Steps of a cell each, or of staggered rows, until a row is whole or no step is painted like the next."""
+        if self.waves:
+            return min(self.side + self.rows * self.lag, self.last_wave) - self.wave
+        return min(self.side - self.cell % self.side, self.end - self.cell)
+
+    def reached(self, steps: int, count: int) -> int:
+        """The cell before which all are that so many steps of so many cells may paint."""
+        if self.waves:
+            return max(self.waves[min(self.wave + steps, len(self.waves)) - 1].painted) + 1
+        return min(self.cell + steps * count, self.cells)
+
+    @property
     def done(self) -> bool:
         """Nothing is left to be made."""
         return not self.writing and self.cell == self.cells
@@ -111,7 +132,7 @@ class Making:
     @property
     def paints_on(self) -> bool:
         """Whether all that it feeds from now on are the codes of its own cells."""
-        return not self.writing and not self.pending and 0 < self.cell < self.cells and not self.lag
+        return not self.writing and not self.pending and 0 < self.cell < self.cells
 
     def join(self, slot: int, lengths: Sequence[int]) -> None:
         """Takes a slot. Its prompts, so long, have been read: the generator's next numbers are the answer's."""
@@ -196,11 +217,18 @@ class Making:
         self.pending = self.pending[window.sure :]
         self.fed += len(window.words) if self.wave else window.sure + max(right - 1, 0)
         self.cell += right
-        if self.waves and right:
-            self.begun = self.begun or self.fed - 1
-            self.wave += 1
+        self.wave += bool(self.waves and right)
+        if right and not self.begun:
+            self.begun = self.fed - self.cell
 
     def paint_on(self, cells: int) -> None:
         """So many more cells have been painted, and those before them fed."""
         self.fed += cells
         self.cell += cells
+
+    def paint_waves(self, steps: int) -> None:
+        """So many more steps have painted staggered rows."""
+        for wave in self.waves[self.wave : self.wave + steps]:
+            self.fed += len(wave.fed)
+            self.cell += len(wave.painted)
+        self.wave += steps

@@ -53,6 +53,7 @@ class _Way(ctypes.Structure):
         ("side", c_int64),
         ("top_k", c_int64),
         ("temperature", c_float),
+        *((name, c_void_p) for name in ("begin", "first", "paints", "fed", "place")),
     ]
 
 
@@ -79,11 +80,15 @@ class NativePainter:
 
     def paint(self, canvas: Canvas, slots: Sequence[Slots], count: int, steps: int, config: GenerateConfig) -> int:
         """As `Painter`."""
+        steps_of = canvas.staggered
+        count = count if steps_of is None else steps_of.fed.shape[1]
         rows, where = sequences(slots), torch.empty(2, len(canvas.owner), count, dtype=torch.long)
         place(rows, where)
         size = len(self.codes)
         top_k = config.image_top_k if config.image_top_k < size else 0
-        way = _Way(self.codes.data_ptr(), count, self.side, top_k, config.temperature)
+        names = "begin", "first", "paints", "fed", "place"
+        tables = [None if steps_of is None else getattr(steps_of, name) for name in names]
+        way = _Way(self.codes.data_ptr(), count, self.side, top_k, config.temperature, *map(address, tables))
         structures: tuple[Any, ...] = self.native.decoder, self.head, way, _Canvas.of(canvas, config.temperature > 0)
         return self.native.functions.paint(
             *map(ctypes.byref, structures),

@@ -17,7 +17,7 @@ from uniadgen.config import GenerateConfig
 from uniadgen.data.batch import Batch
 from uniadgen.data.prompt import Layout
 from uniadgen.data.waves import NOTHING, waves
-from uniadgen.engine.canvas import Canvas, Painter
+from uniadgen.engine.canvas import Canvas, Painter, Staggered
 from uniadgen.engine.engine import Engine
 from uniadgen.engine.layers import Prefix
 from uniadgen.engine.lookup import Lookup
@@ -76,8 +76,11 @@ class Scheduler:
         self.codes = torch.zeros(num_slots, self.cells + 2 * self.most, dtype=torch.long, device=self.device)
         unseen = self.most * (self.painter.unseen if self.painter else 1)
         self.widest = self.most  # positions of one ad in a step
+        self.staggered: Staggered | None = None
         if self.lag:
-            self.widest = max(self.most, *(len(wave.fed) for wave in waves(self.cells, self.lag)))
+            begin = self.model.get_input_embeddings()(torch.tensor(layout.start_image, device=self.device))
+            self.staggered = Staggered.of(waves(self.cells, self.lag), begin.detach())
+            self.widest = max(self.most, self.staggered.fed.shape[1])
             unseen = self.side * -(-self.side // self.lag)  # of all rows that grow at once
         self.noise = PictureNoise(num_slots, self.side, unseen, size, self.device)
         self.control: Tensor | None = None  # (2 slots, K + 1, C): the last cell is none, and has none
@@ -166,41 +169,42 @@ class Scheduler:
 
     def _paint_on(self, painter: Painter) -> None:
         """Some cells of all pictures, while nobody wants anything else: the host looks only when they are there."""
-        count = self._ahead
-        to_row = min(min(self.side - ad.cell % self.side, ad.end - ad.cell) for ad in self.ads)
-        steps = painter.unseen if count > 1 else to_row
-        self._draw_ahead(steps * count)
+        count = 1 if self.lag else self._ahead
+        steps = painter.unseen if count > 1 else min(ad.to_look for ad in self.ads)
+        self._draw_ahead(steps, count)
         canvas = self._canvas()
         steps = painter.paint(canvas, self.in_use, count, steps, self.config)
         self.codes[self.slots] = canvas.codes
-        before = [ad.cell for ad in self.ads]
-        if count == 1:  # while a GPU paints
-            self._draw_ahead(steps + self.side)
-        cells = canvas.cell.tolist() if count > 1 else [cell + steps for cell in before]
-        for ad, cell, earlier in zip(tuple(self.ads), cells, before, strict=True):
-            self._take_painted(ad, cell - earlier, steps)
+        if count == 1 and not self.lag:  # while a GPU paints
+            self._draw_ahead(steps + self.side, 1)
+        cells = canvas.cell.tolist() if count > 1 else [ad.cell + steps for ad in self.ads]
+        for ad, cell in zip(tuple(self.ads), cells, strict=True):
+            self._take_painted(ad, cell, steps)
 
-    def _take_painted(self, ad: Making, cells: int, steps: int) -> None:
-        """The ad is so many cells further on, which took so many steps."""
+    def _take_painted(self, ad: Making, cell: int, steps: int) -> None:
+        """The ad is at this cell, or so many steps of staggered rows further on."""
         before = ad.rows
-        ad.paint_on(cells)
+        if self.lag:
+            ad.paint_waves(steps)
+        else:
+            ad.paint_on(cell - ad.cell)
         self._tell_of(ad, before)
 
-    def _draw_ahead(self, count: int) -> None:
-        """The noise of so many cells of every ad."""
+    def _draw_ahead(self, steps: int, count: int) -> None:
+        """The noise of all cells that so many steps of so many cells may paint."""
         if self.config.temperature:
-            self.noise.draw_until([(ad, min(ad.cell + count, self.cells)) for ad in self.ads])
+            self.noise.draw_until([(ad, ad.reached(steps, count)) for ad in self.ads])
 
     def _canvas(self) -> Canvas:
         """Where the pictures of all ads stand."""
         if self.controls is None and self.control is not None:
             self.controls = self.control[self.control_row[:, 0]]
         rows = [[self.row_of.get((ad, branch), self.row_of[ad, 0]) for ad in self.ads] for branch in (0, 1)]
-        offset = self._place([ad.fed - ad.cell for ad in self.ads])[:, None]
+        offset = self._place([ad.begun for ad in self.ads])[:, None]
         return Canvas(
             codes=self.codes[self.slots],
-            cell=self._place([ad.cell for ad in self.ads]),
-            end=self._place([ad.end for ad in self.ads]),
+            cell=self._place([ad.wave if self.lag else ad.cell for ad in self.ads]),
+            end=self._place([ad.last_wave if self.lag else ad.end for ad in self.ads]),
             known=None if self.known is None else self.known[self.slots],
             noise=self.noise.table[self.slots],
             guidance=self._place([float(ad.guidance) for ad in self.ads])[:, None, None],
@@ -208,6 +212,7 @@ class Scheduler:
             owner=self.owner,
             branches=self._place(rows),
             control=self.controls,
+            staggered=self.staggered,
         )
 
     def wait(self, seconds: float) -> None:
