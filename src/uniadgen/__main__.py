@@ -922,7 +922,9 @@ def bench_options(
     model: Annotated[str, typer.Option(help="`nano`, or a folder of weights trained on AdWorld.")] = "nano",
     trained: Annotated[
         list[str] | None,
-        typer.Option(help="Weights trained for an option: nano_compact's, nano_distilled's. Repeatable."),
+        typer.Option(
+            help="Weights trained for options: nano_compact's, nano_distilled's, nano_parallel's. Repeatable."
+        ),
     ] = None,
     requests: Annotated[int, typer.Option(min=10, help="Held-out shoppers of AdWorld, one request each.")] = 100,
     turns: Annotated[int, typer.Option(min=1, help="How often each option is timed; medians are shown.")] = 5,
@@ -935,7 +937,7 @@ def bench_options(
 
     Prints a table with 95 % intervals (whole shoppers resampled); docs/speed.md says what each option does.
 
-    Example: uniadgen bench options --requests 100 --trained runs/nano_distilled/weights --threads 2
+    Example: uniadgen bench options --requests 100 --trained runs/nano_parallel/weights --threads 2
     """
     files.check_folder(out)
     from uniadgen.options import Bench, table

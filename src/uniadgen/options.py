@@ -26,7 +26,7 @@ from uniadgen.records import Example
 from uniadgen.speed import machine
 from uniadgen.train.log import progress_bar
 
-DEFAULT, COMPACT, DISTILLED = "default", "compact prompt", "guidance distilled"
+DEFAULT, COMPACT, DISTILLED, STAGGERED = "default", "compact prompt", "guidance distilled", "rows staggered"
 OPTIONS: Final[Mapping[str, Mapping[str, Any]]] = {
     "guidance until 3/4": {"generate.guidance_until": 0.75},
     "guidance until 1/2": {"generate.guidance_until": 0.5},
@@ -133,11 +133,12 @@ class Bench:
 
 def option_of(name: str, generator: AdGenerator) -> str:
     """What these weights were trained for; `ValueError` where that is none of the options."""
-    has = {COMPACT: generator.config.model.compact, DISTILLED: generator.config.distilled > 0}
+    model = generator.config.model
+    has = {COMPACT: model.compact, DISTILLED: generator.config.distilled > 0, STAGGERED: model.row_lag > 0}
     if not any(has.values()):
         raise ValueError(
             f"{name} was trained for no option, expected weights that were: uniadgen train nano_compact, or "
-            "uniadgen train nano_distilled --base nano"
+            "uniadgen train nano_distilled --base nano, or uniadgen train nano_parallel --base nano"
         )
     return ", ".join(option for option, there in has.items() if there)
 

@@ -146,6 +146,11 @@ def nano_distilled() -> Config:
     )
 
 
+def nano_parallel() -> Config:
+    """Ours, from nano's weights: as nano_distilled, in a compact prompt, and with staggered rows of cells."""
+    return replace_in(nano_distilled(), name="nano_parallel", model__compact=True, model__row_lag=2, train__steps=320)
+
+
 def paper_7b() -> Config:
     """Janus-Pro-7B with our modules, as in paper section 5.1."""
     return Config(
@@ -230,6 +235,7 @@ ABLATIONS = (
     nano_most_similar,
     nano_compact,
     nano_distilled,
+    nano_parallel,
 )
 RECIPES: dict[str, Callable[[], Config]] = {f.__name__: f for f in (nano, *ABLATIONS, paper_1b, paper_7b, official_7b)}
 RECIPES |= {f"nano_{number}_clicks": partial(nano_clicks, number) for number in (3, 5, 8, 10, 12)}

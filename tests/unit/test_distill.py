@@ -69,11 +69,12 @@ def test_a_student_comes_nearer_and_its_base_stays_as_it_is(model, rows: Branche
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.parametrize("name", ["nano_distilled", "nano_parallel"])
 def test_a_recipe_is_distilled_and_makes_ads_with_one_branch(
-    tiny_run: Path, stock: Path, tmp_path: Path, product
+    tiny_run: Path, stock: Path, tmp_path: Path, product, name: str
 ) -> None:
     small = {name: value for name, value in TINY.items() if not name.startswith("generate.guidance")}
-    config = override(recipe("nano_distilled"), small | {"train.steps": 2})
+    config = override(recipe(name), small | {"train.steps": 2})
     made = train_recipe(config, tmp_path / "run", Given(stock, base=tiny_run))
     assert not (tmp_path / "run" / "words").exists()  # the base's word preference is learnt already
     losses = [json.loads(line) for line in (tmp_path / "run" / "model" / "metrics.jsonl").read_text().splitlines()]

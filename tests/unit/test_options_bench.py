@@ -15,7 +15,7 @@ from uniadgen.config import override
 from uniadgen.data.cutout import place
 from uniadgen.evaluate.requests import Request
 from uniadgen.evaluate.scorers import SCORERS, Setting
-from uniadgen.options import COMPACT, DEFAULT, DISTILLED, HEADER, OPTIONS, Bench, option_of, rows, steps_of, table
+from uniadgen.options import COMPACT, DEFAULT, DISTILLED, STAGGERED, HEADER, OPTIONS, Bench, option_of, rows, steps_of, table
 from uniadgen.records import Ad, Example
 
 
@@ -59,8 +59,9 @@ def test_weights_that_were_trained_for_no_option_are_refused(
 def test_weights_are_named_by_what_they_were_trained_for(generator: AdGenerator, compact: AdGenerator) -> None:
     changes = {"distilled": 2.0, "generate.guidance": 1.0}
     distilled = AdGenerator(generator.model, generator.layout, override(generator.config, changes))
-    both = AdGenerator(generator.model, generator.layout, override(compact.config, changes))
-    assert [option_of("w", of) for of in (compact, distilled, both)] == [COMPACT, DISTILLED, f"{COMPACT}, {DISTILLED}"]
+    all_of_it = AdGenerator(generator.model, generator.layout, override(compact.config, changes | {"model.row_lag": 2}))
+    names = [COMPACT, DISTILLED, f"{COMPACT}, {DISTILLED}, {STAGGERED}"]
+    assert [option_of("w", of) for of in (compact, distilled, all_of_it)] == names
 
 
 def test_an_ad_is_made_in_as_many_steps_as_are_told(

@@ -46,8 +46,8 @@ class Staggered:
 class Canvas:
     """Where R pictures stand, whose first cells are painted; all on the device. Rows are the slots', two for each ad.
 
-    Beyond the cells that are painted, `codes` has drafts. Where rows of cells are staggered, steps are counted in `cell`
-    and `end`.
+    Beyond the cells that are painted, `codes` has drafts. Where rows of cells are staggered, `cell` and `end` count
+    steps.
     """
 
     codes: Int[Tensor, "R W"]

@@ -47,7 +47,7 @@ class GraphedPainter:
 
 
 class Painting:
-    """Steps of `count` cells for pictures and slots of these sizes; where rows are staggered, of as many as there are."""
+    """Steps of `count` cells, or of staggered rows, for pictures and slots of these sizes."""
 
     def __init__(
         self, painter: GraphedPainter, canvas: Canvas, slots: Sequence[Slots], count: int, config: GenerateConfig
