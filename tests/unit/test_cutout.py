@@ -163,11 +163,14 @@ def test_a_placement_of_the_right_size_is_not_touched() -> None:
     assert place(disc(), 100).tobytes() == disc().tobytes()
 
 
-@pytest.mark.parametrize(("width", "side"), [(300, 432), (300, 144), (96, 432), (101, 72), (500, 48), (72, 108)])
-def test_a_placement_is_enlarged_or_made_smaller_as_a_whole_picture_is(width: int, side: int) -> None:
+@pytest.mark.parametrize("box", [(50, 20, 79, 69), (80, 12, 84, 87), (10, 80, 60, 84)])
+@pytest.mark.parametrize(("width", "side"), [(300, 432), (300, 144), (96, 432), (101, 72), (500, 48), (216, 108)])
+def test_a_placement_is_enlarged_or_made_smaller_as_a_whole_picture_is(
+    width: int, side: int, box: tuple[int, int, int, int]
+) -> None:
     rng = np.random.default_rng(width)
     pixels = rng.integers(256, size=(width, width, 4), dtype=np.uint8)
-    pixels[..., 3] = np.asarray(disc(100, (50, 20, 79, 69)).getchannel("A").resize((width, width)))
+    pixels[..., 3] = np.asarray(disc(100, box).getchannel("A").resize((width, width)))
     picture = Image.fromarray(pixels)
     assert place(picture, side).tobytes() == picture.resize((side, side), Image.Resampling.LANCZOS).tobytes()
 

@@ -92,7 +92,8 @@ def place(cutout: Image.Image, side: int) -> Image.Image:
 def _resized(cutout: Image.Image, side: int) -> Image.Image:
     """A square picture in another size, bit for bit; but only the part with the product is worked on.
 
-    That part begins and ends where a pixel of both sizes does.
+    That part begins and ends where a pixel of both sizes does, and is square, too: in other pictures Pillow may change
+    the height before the width, and rounds between the two.
     """
     if cutout.width == side:
         return cutout.copy()
@@ -103,8 +104,10 @@ def _resized(cutout: Image.Image, side: int) -> Image.Image:
     assert box is not None, "Product refuses fully transparent pictures"
     left, top = (max(0, edge - around) // step for edge in box[:2])
     right, bottom = (-(-min(cutout.width, edge + around) // step) for edge in box[2:])
-    product = cutout.crop((step * left, step * top, step * right, step * bottom))
-    size = wanted * (right - left), wanted * (bottom - top)
+    span = max(right - left, bottom - top)
+    left, top = (min(start, common - span) for start in (left, top))
+    product = cutout.crop((step * left, step * top, step * (left + span), step * (top + span)))
+    size = wanted * span, wanted * span
     canvas = Image.new("RGBA", (side, side))
     canvas.paste(product.resize(size, Image.Resampling.LANCZOS), (wanted * left, wanted * top))
     return canvas
