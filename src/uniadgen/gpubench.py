@@ -175,7 +175,8 @@ def table(report: Report) -> Table:
     for line in report.lines:
         case = line.case
         ads = f"{case.ads} shared" if case.shared else str(case.ads)
-        start = case.shape, case.weights, case.cache, ads, str(case.count), case.what
+        positions = f"lag {case.lag}" if case.lag else str(case.count)
+        start = case.shape, case.weights, case.cache, ads, positions, case.what
         if line.seconds is None:
             out.add_row(*start, line.failed)
             continue

@@ -1,6 +1,7 @@
 """What is timed on a GPU: steps of the image stage, whole ads and their parts, each for one model in one precision."""
 
 import gc
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -11,8 +12,10 @@ from typing import Any
 
 import torch
 
+from uniadgen.config import override
 from uniadgen.data.prompt import Layout
-from uniadgen.engine.canvas import Canvas
+from uniadgen.data.waves import waves
+from uniadgen.engine.canvas import Canvas, Staggered
 from uniadgen.engine.engine import Engine
 from uniadgen.engine.layers import Prefix
 from uniadgen.engine.painting import GraphedPainter, Painting
@@ -24,10 +27,13 @@ from uniadgen.standin import WORDS, requests, told
 CANDIDATES = 8  # of a request, where prompts are shared
 ORDER = 8  # ads that are asked for together: so many prompts are held while they are read
 REPLAYS = 10  # steps timed, of which the median counts
-# (ads at once, whether prompts are shared, positions of each ad in a step, what is timed), by the weights' precision.
+LAG = 2  # cells, of rows that are staggered
+# (ads at once, whether prompts are shared, positions of each ad in a step, what is timed, and where rows are staggered
+# their lag), by the weights' precision.
+STAGGERED = ((1, False, 1, "step", LAG), (1, False, 1, "ads", LAG))
 CASES = {
     "model": ((1, False, 1, "step"), (1, False, 1, "ads")),
-    "fp8": ((1, False, 1, "step"), (1, False, 1, "ads"), (1, False, 4, "step"), (1, False, 8, "step")),
+    "fp8": ((1, False, 1, "step"), (1, False, 1, "ads"), *STAGGERED, (1, False, 4, "step"), (1, False, 8, "step")),
 }
 MANY = ((32, False, 1, "step"), (32, False, 1, "ads"), (32, True, 1, "step"), (32, True, 1, "ads"))  # in fp8
 LARGE = ("7b",)  # many at once are timed of these at once, of others when all shapes have had their turn
@@ -37,13 +43,14 @@ LATER = {
         (1, False, 1, "prefill"),
         (8, False, 1, "step"),
         (8, False, 1, "ads"),
+        (8, False, 1, "ads", LAG),
         (1, False, 16, "step"),
         (8, False, 4, "step"),
     ),
 }
 
 
-def cases_of(shape: str, weights: str, later: bool) -> tuple[tuple[int, bool, int, str], ...]:
+def cases_of(shape: str, weights: str, later: bool) -> tuple[tuple[Any, ...], ...]:
     """What is timed of a shape: that which tells most, and what comes `later`, if there is time left."""
     many = MANY if weights == "fp8" and (shape in LARGE) != later else ()
     return many + LATER[weights] if later else CASES[weights] + many
@@ -60,13 +67,15 @@ class Case:
     shared: bool  # 8 candidates of each request, whose prompts are shared
     count: int  # positions of each ad in a step
     what: str  # step, ads, prefill, control, pictures
+    lag: int = 0  # of staggered rows of cells
 
     @property
     def name(self) -> str:
         """For people."""
         shared = f" ({self.ads // CANDIDATES} x {CANDIDATES} candidates)" if self.shared else ""
         precision = f"weights {self.weights} cache {self.cache}"
-        return f"{self.shape} {precision}, {self.ads} ads{shared}, K {self.count}, {self.what}"
+        positions = f"rows {self.lag} cells apart" if self.lag else f"K {self.count}"
+        return f"{self.shape} {precision}, {self.ads} ads{shared}, {positions}, {self.what}"
 
 
 @dataclass(frozen=True)
@@ -96,9 +105,10 @@ class Shape:
         """Each, and what measures it: those first that tell most, and the others `later`."""
         measures = {"step": self._step, "ads": self._ads, "prefill": self._parts}
         precision = self.engine.precision
-        for number, shared, count, what in cases_of(self.name, precision.weights, later):
+        for number, shared, count, what, *lag in cases_of(self.name, precision.weights, later):
             if number in ads:
-                case = self._case(number, shared, count, what)
+                case = self._case(number, shared, count, what, *lag)
+                self.engine.model.config.row_lag = case.lag
                 yield case, partial(measures[what], case)
 
     @torch.no_grad()
@@ -112,13 +122,13 @@ class Shape:
         self.engine.overlap(spent[True] < spent[False])
         return f"overlapping kernels: a step in {1e3 * spent[True]:.3f} ms instead of {1e3 * spent[False]:.3f} ms"
 
-    def _case(self, ads: int, shared: bool, count: int, what: str) -> Case:
+    def _case(self, ads: int, shared: bool, count: int, what: str, lag: int = 0) -> Case:
         precision = self.engine.precision
         weights, cache = (
             str(self.engine.codes.dtype).removeprefix("torch.") if p == "model" else p
             for p in (precision.weights, precision.cache)
         )
-        return Case(self.name, weights, cache, ads, shared, count, what)
+        return Case(self.name, weights, cache, ads, shared, count, what, lag)
 
     @torch.no_grad()
     def _parts(self, case: Case) -> Line:
@@ -139,6 +149,8 @@ class Shape:
     def _slots(self, case: Case) -> list[Slots]:
         """Rows of both branches that have read their prompts, with random keys and values."""
         room = WORDS + 2 + self.config.cells + case.count + 1
+        if case.lag:
+            room += 2 * math.isqrt(self.config.cells)  # what begins its rows, and as many positions at once at most
         groups = []
         for length in self.lengths:
             prefix = self._prefix(length)
@@ -162,9 +174,8 @@ class Shape:
     def _step(self, case: Case) -> Line:
         """A step in the middle of the picture."""
         slots, generate = self._slots(case), self.config.generate
-        cells, middle = self.config.cells, self.config.cells // 2
-        canvas = self._canvas(case, middle)
-        self.engine.layers.reserve(max(self.lengths) + WORDS + 2 + cells + case.count)
+        canvas = self._canvas(case)
+        self.engine.layers.reserve(max(self.lengths) + WORDS + 2 + self.config.cells + case.count)
         began = time.perf_counter()
         painter = self.engine.painter
         assert isinstance(painter, GraphedPainter), "an engine on a GPU"
@@ -186,9 +197,14 @@ class Shape:
         except Exception as error:
             return {told(error): (0.0, 0.0)}
 
-    def _canvas(self, case: Case, cell: int) -> Canvas:
+    def _canvas(self, case: Case) -> Canvas:
         """Pictures half painted; rows as `_slots` has them."""
         ads, cells, place = case.ads, self.config.cells, partial(torch.tensor, device=self.device)
+        staggered, end = None, cells
+        if case.lag:
+            begin = self.engine.model.get_input_embeddings()(place(self.layout.start_image))
+            staggered = Staggered.of(waves(cells, case.lag), begin)
+            end = len(staggered.paints)
         sites = max(layer.site or 0 for layer in self.engine.layers.layers) + 1
         width = self.engine.codes.shape[1]
         depth = case.count + 1
@@ -197,8 +213,8 @@ class Shape:
         codes = torch.randint(self.config.model.num_codes, (ads, cells + 32), device=self.device)
         return Canvas(
             codes=codes,
-            cell=place([cell] * ads),
-            end=place([cells] * ads),
+            cell=place([end // 2] * ads),
+            end=place([end] * ads),
             known=None,
             noise=noise,
             guidance=place([self.config.generate.guidance] * ads)[:, None, None],
@@ -206,6 +222,7 @@ class Shape:
             owner=place([*range(ads), *range(ads)]),
             branches=place([[*range(ads)], [*range(ads, 2 * ads)]]),
             control=control,
+            staggered=staggered,
         )
 
     def limit(self, case: Case) -> float:
@@ -224,11 +241,12 @@ class Shape:
         empty(self.device)
         began = time.perf_counter()
         parts = self._make(case, seed=0)
-        steps = WORDS + 2 + self.config.cells
+        steps = WORDS + 2 + len(waves(self.config.cells, case.lag))
         return Line(case, time.perf_counter() - began, steps * self.limit(case), parts)
 
     def _make(self, case: Case, seed: int, rows: int | None = None) -> dict[str, float]:
-        scheduler = Scheduler(self.engine, self.layout, self.config.generate, case.ads, case.ads)
+        layout = Layout(self.layout.tokenizer, override(self.config, {"model.row_lag": case.lag}))
+        scheduler = Scheduler(self.engine, layout, self.config.generate, case.ads, case.ads)
         tickets = []
         for first in range(0, case.ads, ORDER):
             number = min(ORDER, case.ads - first)
