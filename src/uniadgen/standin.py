@@ -6,7 +6,7 @@ from functools import partial
 
 import torch
 
-from uniadgen.config import Config, replace_in
+from uniadgen.config import Config, override, replace_in
 from uniadgen.data.batch import Batch, Kind
 from uniadgen.data.prompt import Layout
 from uniadgen.data.tokenizer import learn_tokenizer
@@ -80,21 +80,10 @@ def checked(device: torch.device) -> dict[str, str]:
     """A tiny model: the tokens of torch's own steps in float32, and hidden states in fewer bits."""
     plain = device.type != "cuda"
     results = {}
-    made = []
-    for way in ("torch", "one cell a step", "16 cells a step", "overlapping kernels"):
-        model, layout = seeded(device, torch.float32)
-        engine = Engine(model, 16 if way.startswith("16") else 1, plain_torch=plain or way == "torch")
-        if way == "torch":
-            engine.step, engine.painter = partial(step, engine.layers), None
-        engine.overlap(way == "overlapping kernels")
-        scheduler = Scheduler(engine, layout, layout.config.generate, 1, 1)
-        (ticket,) = scheduler.submit(requests(layout.config, 1, device), [torch.Generator().manual_seed(0)], [()])
-        while scheduler.step():
-            pass
-        if ticket.error is not None:
-            raise ticket.error
-        made.append((ticket.latest.words, ticket.latest.codes.tolist()))
-        results[f"float32, {way}"] = "same tokens" if made[-1] == made[0] else "OTHER TOKENS"
+    for lag, ways in ((0, ("one cell a step", "16 cells a step", "overlapping kernels")), (2, ("staggered rows",))):
+        expected = tokens(device, "torch", lag)
+        for way in ways:
+            results[f"float32, {way}"] = "same tokens" if tokens(device, way, lag) == expected else "OTHER TOKENS"
     exact = hidden(device, torch.float32, Precision(), True)
     tried = {"bf16": Precision(), "cache": Precision(cache="fp8"), "fp8": Precision(weights="fp8", cache="fp8")}
     for name, precision in tried.items():
@@ -106,6 +95,24 @@ def checked(device: torch.device) -> dict[str, str]:
         verdict = "within" if off < BOUNDS[name] else "NOT WITHIN"
         results[f"hidden states, {name}"] = f"{off:.4f} off, {verdict} {BOUNDS[name]}"
     return results
+
+
+def tokens(device: torch.device, way: str, lag: int) -> tuple[tuple[tuple[int, ...], ...], list[list[int]]]:
+    """Of one ad, words and codes: `torch` takes its steps one by one, and all other ways paint on the device."""
+    model, layout = seeded(device, torch.float32)
+    model.config.row_lag = lag
+    layout = Layout(layout.tokenizer, override(layout.config, {"model.row_lag": lag}))
+    engine = Engine(model, 16 if way.startswith("16") else 1, plain_torch=device.type != "cuda" or way == "torch")
+    if way == "torch":
+        engine.step, engine.painter = partial(step, engine.layers), None
+    engine.overlap(way == "overlapping kernels")
+    scheduler = Scheduler(engine, layout, layout.config.generate, 1, 1)
+    (ticket,) = scheduler.submit(requests(layout.config, 1, device), [torch.Generator().manual_seed(0)], [()])
+    while scheduler.step():
+        pass
+    if ticket.error is not None:
+        raise ticket.error
+    return ticket.latest.words, ticket.latest.codes.tolist()
 
 
 def seeded(device: torch.device, dtype: torch.dtype) -> tuple[UniAdGenForConditionalGeneration, Layout]:

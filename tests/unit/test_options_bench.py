@@ -15,7 +15,19 @@ from uniadgen.config import override
 from uniadgen.data.cutout import place
 from uniadgen.evaluate.requests import Request
 from uniadgen.evaluate.scorers import SCORERS, Setting
-from uniadgen.options import COMPACT, DEFAULT, DISTILLED, STAGGERED, HEADER, OPTIONS, Bench, option_of, rows, steps_of, table
+from uniadgen.options import (
+    COMPACT,
+    DEFAULT,
+    DISTILLED,
+    HEADER,
+    OPTIONS,
+    STAGGERED,
+    Bench,
+    option_of,
+    rows,
+    steps_of,
+    table,
+)
 from uniadgen.records import Ad, Example
 
 
