@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from ctypes import c_double, c_float, c_int64, c_void_p
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -79,7 +80,7 @@ class NativePainter:
 
     def paint(self, canvas: Canvas, slots: Sequence[Slots], count: int, steps: int, config: GenerateConfig) -> int:
         """As `Painter`."""
-        rows, where = sequences(slots), torch.empty(2, len(canvas.owner), count, dtype=torch.long)
+        rows, where = sequences(slots), np.empty((2, len(canvas.owner), count), np.int64)
         place(rows, where)
         size = len(self.codes)
         top_k = config.image_top_k if config.image_top_k < size else 0
