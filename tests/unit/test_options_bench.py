@@ -79,9 +79,12 @@ def test_weights_are_named_by_what_they_were_trained_for(generator: AdGenerator,
 def test_an_ad_is_made_in_as_many_steps_as_are_told(
     generator: AdGenerator, product: Product, clicks: tuple[Click, ...], monkeypatch
 ) -> None:
-    calls, step = [], generator.engine.step
-    monkeypatch.setattr(generator.engine, "step", lambda *args: calls.append(args) or step(*args))
-    assert steps_of(generator, Example(product, clicks), 0) == len(calls) > 0
+    taken, step, painter = [], generator.engine.step, generator.engine.painter
+    monkeypatch.setattr(generator.engine, "step", lambda *args: taken.append(1) or step(*args))
+    if painter is not None:
+        paint = painter.paint
+        monkeypatch.setattr(painter, "paint", lambda *args: taken.append(paint(*args)) or taken[-1])
+    assert steps_of(generator, Example(product, clicks), 0) == sum(taken) > 0
 
 
 # settings

@@ -169,12 +169,12 @@ class Native(Layers):
     def read(self, embeds: Float[Tensor, "S D"]) -> Prefix:
         """As the other layers do."""
         self.reserve(len(embeds))
-        size, at = embeds.shape[-1] // self.heads, torch.arange(len(embeds))
+        size, at = embeds.shape[-1] // self.heads, np.arange(len(embeds))
         kept = Prefix(*embeds.new_empty(2, len(self.layers), self.heads, len(embeds), size))
         room = self.heads * len(embeds) * size
         fields = [*addresses(*kept), 0, 0, room, len(embeds), *[0] * (FIELDS - SKIPPED)]
         rows = np.array([fields], np.int64)
-        self._forward(rows, torch.stack([at, at + 1])[:, None], embeds.clone(), None, True)
+        self._forward(rows, np.stack([at, at + 1])[:, None], embeds.clone(), None, True)
         return kept
 
     def step(
@@ -188,14 +188,14 @@ class Native(Layers):
         """As `slots.step`; where a row stands is read from `firsts`."""
         rows, hidden = sequences(slots), x.clone()  # of embeddings that others may hold
         rows[:, COLUMN] = np.array(firsts) - rows[:, SKIPPED]
-        where = torch.stack([at.position, at.seen - torch.from_numpy(rows[:, SKIPPED, None])])
+        where = np.stack([at.position.numpy(), at.seen.numpy() - rows[:, SKIPPED, None]])
         self._forward(rows, where, hidden, control, False)
         return hidden
 
     def _forward(
         self,
         rows: NDArray[np.int64],
-        where: Int[Tensor, "2 rows k"],
+        where: Int[np.ndarray, "2 rows k"],
         x: Float[Tensor, "*L D"],
         control: Tensor | None,
         reading: bool,
@@ -228,11 +228,11 @@ def sequences(slots: Sequence[Slots]) -> NDArray[np.int64]:
     return np.array(rows, np.int64)
 
 
-def place(rows: NDArray[np.int64], where: Int[Tensor, "2 rows k"]) -> None:
+def place(rows: NDArray[np.int64], where: Int[np.ndarray, "2 rows k"]) -> None:
     """Numbers of positions, and how many columns each sees: to be held as long as the sequences are."""
     _, num, count = where.shape
     rows[:, COLUMN + 1] = count
-    rows[:, COLUMN + 2 :] = where.data_ptr() + 8 * count * np.arange(2 * num).reshape(2, num).T
+    rows[:, COLUMN + 2 :] = where.ctypes.data + 8 * count * np.arange(2 * num).reshape(2, num).T
 
 
 class Dense:

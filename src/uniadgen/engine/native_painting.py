@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from ctypes import c_double, c_float, c_int64, c_void_p
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -80,15 +81,14 @@ class NativePainter:
 
     def paint(self, canvas: Canvas, slots: Sequence[Slots], count: int, steps: int, config: GenerateConfig) -> int:
         """As `Painter`."""
-        steps_of = canvas.staggered
-        count = count if steps_of is None else steps_of.fed.shape[1]
-        rows, where = sequences(slots), torch.empty(2, len(canvas.owner), count, dtype=torch.long)
+        tables = canvas.staggered
+        count = count if tables is None else tables.fed.shape[1]
+        rows, where = sequences(slots), np.empty((2, len(canvas.owner), count), np.int64)
         place(rows, where)
         size = len(self.codes)
         top_k = config.image_top_k if config.image_top_k < size else 0
-        names = "begin", "first", "paints", "fed", "place"
-        tables = [None if steps_of is None else getattr(steps_of, name) for name in names]
-        way = _Way(self.codes.data_ptr(), count, self.side, top_k, config.temperature, *map(address, tables))
+        order = () if tables is None else (tables.begin, tables.first, tables.paints, tables.fed, tables.place)
+        way = _Way(self.codes.data_ptr(), count, self.side, top_k, config.temperature, *map(address, order))
         structures: tuple[Any, ...] = self.native.decoder, self.head, way, _Canvas.of(canvas, config.temperature > 0)
         return self.native.functions.paint(
             *map(ctypes.byref, structures),

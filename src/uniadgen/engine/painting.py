@@ -71,7 +71,8 @@ class Painting:
         self.attention.place(slots)
         for _ in range(steps):
             self.take_step()
-        canvas.copy_(self.canvas)
+        canvas.codes.copy_(self.canvas.codes)
+        canvas.cell.copy_(self.canvas.cell)
 
     def take_step(self) -> None:
         """One more, from where the last one led."""
