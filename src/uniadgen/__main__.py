@@ -804,6 +804,9 @@ def bench_text(
 @plainly
 def bench_engine(
     model: Annotated[str, typer.Option(help="`nano`, or a folder of weights.")] = "nano",
+    trained: Annotated[
+        str | None, typer.Option(help="Weights trained to be quicker, timed beside: nano_parallel's, for example.")
+    ] = None,
     turns: Annotated[int, typer.Option(min=1, help="How often each way is timed; medians are shown.")] = 5,
     out: Annotated[Path, typer.Option(help="Where the figures are written, with a plot (.png) beside.")] = Path(
         "speed.json"
@@ -821,7 +824,7 @@ def bench_engine(
     from uniadgen.train.log import progress_bar
 
     use_threads(threads)
-    bench = Bench(model)
+    bench = Bench(model, trained)
     with progress_bar("ways", (turns + 1) * len(list(bench.ways()))) as bar:
         report = bench.measure(turns, bar.advance)
     files.write_whole(out, report.save)

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from uniadgen.config import override
+from uniadgen.data.prompt import Layout
 from uniadgen.engine.released import ReleaseShaped
 from uniadgen.model import weights
 from uniadgen.speed import AD, HISTORY, PICTURE, TOGETHER, Bench, plot, table
@@ -15,7 +17,10 @@ from uniadgen.speed import AD, HISTORY, PICTURE, TOGETHER, Bench, plot, table
 def bench(model, layout, tmp_path: Path) -> Bench:
     """Of a tiny model with random weights."""
     weights.save(tmp_path / "tiny", model, layout, torch.float32)
-    return Bench(str(tmp_path / "tiny"))
+    changes = {"model.row_lag": 1, "distilled": layout.config.generate.guidance, "generate.guidance": 1.0}
+    quick = Layout(layout.tokenizer, override(layout.config, changes))
+    weights.save(tmp_path / "quick", model, quick, torch.float32)
+    return Bench(str(tmp_path / "tiny"), str(tmp_path / "quick"))
 
 
 def test_all_ways_are_timed_and_make_the_same_ads(bench: Bench, tmp_path: Path) -> None:
@@ -23,6 +28,7 @@ def test_all_ways_are_timed_and_make_the_same_ads(bench: Bench, tmp_path: Path) 
     assert report.same_tokens
     assert {line.group for line in report.lines} == {AD, PICTURE, TOGETHER, HISTORY}
     assert all(line.seconds > 0 and len(line.turns) == 1 for line in report.lines)
+    assert {line.group for line in report.lines if "quick" in line.name} == {AD, PICTURE}
     assert len(report.rows) == 4 and list(report.rows) == sorted(report.rows)
     report.save(tmp_path / "speed.json")
     assert len(json.loads((tmp_path / "speed.json").read_text())["lines"]) == len(report.lines)
