@@ -995,10 +995,13 @@ def bench_precision(
     requests: Annotated[
         int, typer.Option(min=1, help="Held-out shoppers of AdWorld, whose pictures are rendered.")
     ] = 100,
+    precision: Annotated[
+        str, typer.Option(help="int8, or fp8: on a CPU that is emulated, and its seconds mean nothing.")
+    ] = "int8",
     out: Annotated[Path, typer.Option(help="Where the figures are written.")] = Path("precision.json"),
     threads: Threads = 0,
 ) -> None:
-    """Make the same ads in fp32 and in int8: seconds, how far they differ, and what AdWorld's truth says of both.
+    """Make the same ads in fp32 and in eight bits: seconds, how far they differ, what AdWorld's truth says of both.
 
     Example: uniadgen bench precision --requests 100 --threads 2
     """
@@ -1007,7 +1010,7 @@ def bench_precision(
     from uniadgen.train.log import progress_bar
 
     use_threads(threads)
-    precisions = Precisions(model, requests)
+    precisions = Precisions(model, requests, precision)
     with progress_bar("ads", requests + 1) as bar:
         report = precisions.measure(bar.advance)
     files.write_whole(out, report.save)

@@ -1,4 +1,4 @@
-"""What int8 costs and gains: the same ads in both precisions, how far they differ, and what is right in them."""
+"""What eight bits cost and gain: the same ads in both precisions, how far they differ, and what is right in them."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -23,8 +23,6 @@ from uniadgen.evaluate.truth import StyleScorer, WordsScorer
 from uniadgen.pipeline import AdGenerator
 from uniadgen.records import Ad
 from uniadgen.speed import machine
-
-PRECISIONS = ("model", "int8")
 
 
 @dataclass(frozen=True)
@@ -58,17 +56,19 @@ class Report:
 
 
 class Precisions:
-    """One model in both precisions, and AdWorld's held-out shoppers."""
+    """One model in its own precision and in another one, and AdWorld's held-out shoppers."""
 
-    def __init__(self, name: str, requests: int) -> None:
-        self.name = name
-        self.generators = [AdGenerator.from_pretrained(name, "cpu", precision) for precision in PRECISIONS]
+    def __init__(self, name: str, requests: int, other: str = "int8") -> None:
+        """`other`: int8, or fp8, which a CPU emulates slowly. Raises `ValueError` where it cannot be had."""
+        self.name, self.precisions = name, ("model", other)
+        device = "cpu" if other == "int8" else None
+        self.generators = [AdGenerator.from_pretrained(name, device, precision) for precision in self.precisions]
         config = self.generators[0].config
         if config.world is None:
             raise ValueError(
                 f"{name} was not trained on AdWorld, expected a model that was: its requests are from there"
             )
-        self.engines = [generator.engine for generator in self.generators]  # says now where there is no int8
+        self.engines = [generator.engine for generator in self.generators]  # says now where it cannot be had
         setting = Setting(config.world)
         self.style, self.said = StyleScorer(setting), WordsScorer(setting)
         with TemporaryDirectory() as folder:
@@ -85,7 +85,7 @@ class Precisions:
         pairs = list(zip(*(ads[1:] for ads in made), strict=True))
         logits = zip(self.requests, (one for one, _ in pairs), strict=True)
         errors = np.array([self._errors(request, one) for request, one in logits]).mean(0)
-        lines = [self._line(precision, ads[1:]) for precision, ads in zip(PRECISIONS, made, strict=True)]
+        lines = [self._line(precision, ads[1:]) for precision, ads in zip(self.precisions, made, strict=True)]
         return Report(
             machine(),
             self.name,
@@ -151,7 +151,7 @@ def logits_of(generator: AdGenerator, request: Request, made: Made) -> tuple[Ten
     control = F.pad(found.control[0], (0, 0, len(embeds) - len(made.codes), 0))
     prefix = found.prefixes[0]
     length = prefix.keys.shape[2]
-    slots = Slots(prefix, 1, length + len(embeds))
+    slots = Slots(prefix, 1, length + len(embeds), dtype=engine.cache_dtype)
     slots.join(request, prefix)
     engine.layers.reserve(length + len(embeds))
     at = length + torch.arange(len(embeds))

@@ -1,5 +1,6 @@
 """The comparison of precisions: the same requests in both, differences measured after one and the same ad."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -13,26 +14,29 @@ from uniadgen.engine import building
 from uniadgen.precision import Precisions, error_of, logits_of, make, table
 
 library = building.library()
-pytestmark = pytest.mark.skipif(library is None or not library.has_int8(), reason="needs a C++ compiler and VNNI")
+needs_int8 = pytest.mark.skipif(library is None or not library.has_int8(), reason="needs a C++ compiler and VNNI")
 
 
-@pytest.fixture
-def both(generator: AdGenerator, rendering: None, monkeypatch) -> Precisions:
+@pytest.fixture(params=[pytest.param("int8", marks=needs_int8), "fp8"])
+def both(request: pytest.FixtureRequest, generator: AdGenerator, rendering: None, monkeypatch) -> Precisions:
     """Two requests, on the trained tiny nano; the judge, who renders long, finds every style right."""
-    parts = generator.model, generator.layout, generator.config
-    monkeypatch.setattr(AdGenerator, "from_pretrained", lambda name, device, precision: AdGenerator(*parts, precision))
+
+    def loaded(name: str, device: str | None, precision: str) -> AdGenerator:
+        return AdGenerator(copy.deepcopy(generator.model), generator.layout, generator.config, precision)
+
+    monkeypatch.setattr(AdGenerator, "from_pretrained", loaded)
     monkeypatch.setattr(module.StyleScorer, "score", lambda self, made, asked: {"palette": np.ones(len(made))})
-    return Precisions("tiny", 2)
+    return Precisions("tiny", 2, request.param)
 
 
 def test_both_make_the_same_requests(both: Precisions, tmp_path: Path) -> None:
     report = both.measure()
-    assert [line.precision for line in report.lines] == ["model", "int8"]
+    assert [line.precision for line in report.lines] == ["model", both.precisions[1]]
     assert all(line.seconds > 0 and len(line.turns) == 2 and line.truth["palette"] == 1 for line in report.lines)
     assert 0 < report.word_error < 0.1 and 0 < report.code_error < 0.1
     assert report.same_choice > 0.5 and 0 <= report.same_codes <= 1
     report.save(tmp_path / "precision.json")
-    assert json.loads((tmp_path / "precision.json").read_text())["lines"][1]["precision"] == "int8"
+    assert json.loads((tmp_path / "precision.json").read_text())["lines"][1]["precision"] == both.precisions[1]
     assert table(report).row_count == 2
 
 
