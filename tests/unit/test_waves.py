@@ -155,6 +155,26 @@ def test_every_decoder_makes_the_references_tokens_whoever_is_beside(staggered, 
             assert ask(decoder, requests)[0] == [expected[request] for request in batch]
 
 
+def test_a_picture_without_a_text_stands_where_the_prompt_ends(staggered, branches, monkeypatch) -> None:
+    """Step by step, all of it: also what comes after the end of its first row."""
+    model, layout = staggered
+    engine, seen = Engine(model, plain_torch=True), []
+    monkeypatch.setattr(engine, "painter", None)
+    step = engine.step
+
+    def listening(slots, x, at, *others):
+        seen.append(at.position[0].tolist())
+        return step(slots, x, at, *others)
+
+    monkeypatch.setattr(engine, "step", listening)
+    decoder = FastDecoder(engine, layout, GUIDED, [1], [POINTS])
+    prompt = branches(3, GUIDED)
+    assert list(decoder.run(collate(prompt, layout.pad_id), "image"))[-1].done
+    begin = len(prompt[0].ids)
+    order = waves(16, model.config.row_lag)
+    assert seen == [[begin + place for place in wave.places] for wave in order]
+
+
 def test_a_picture_is_told_of_row_by_row(staggered, branches) -> None:
     model, layout = staggered
     for decoder in (
