@@ -410,6 +410,7 @@ def test_both_branches_have_the_control_and_the_first_cell_has_none(
 
     monkeypatch.setattr(generator.engine, "step", listening)
     monkeypatch.setattr(generator.engine, "positions", 1)  # no drafts: one cell in every step
+    monkeypatch.setattr(generator.engine, "painter", None)  # every step is the scheduler's
     generator.generate(product, clicks)
     assert len(controls) == 4
     assert (controls[0] == 0).all()
