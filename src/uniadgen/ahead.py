@@ -60,14 +60,16 @@ class Counted(Scheduler):
         self.counts = {"words": np.zeros(2), "cells": np.zeros(2)}
 
     def _take(self, ad: Making, window: Window, words: Sequence[int], right: int) -> None:
-        before = ad.fed + window.sure - 1
+        fed, cell = ad.fed, ad.cell
         super()._take(ad, window, words, right)
-        if window.says or window.paints:
-            self.counts["words" if window.says else "cells"] += (1, right or ad.fed - before)
+        if window.says:
+            self.counts["words"] += (1, ad.fed - fed)
+        elif window.paints:
+            self.counts["cells"] += (1, ad.cell - cell)
 
-    def _take_painted(self, ad: Making, cell: int, steps: int) -> None:
+    def _take_painted(self, ad: Making, count: int, steps: int) -> None:
         before = ad.cell
-        super()._take_painted(ad, cell, steps)
+        super()._take_painted(ad, count, steps)
         self.counts["cells"] += (steps, ad.cell - before)
 
 

@@ -428,6 +428,8 @@ class Config(Recipe):
         for name in ("image_size", "click_size"):
             size = getattr(self.data, name)
             _expect(size % cell == 0, f"data.{name}", size, f"a multiple of {cell} (pixels per image cell)")
+        side = self.data.image_size // cell
+        _expect(self.model.row_lag <= side, "model.row_lag", self.model.row_lag, f"at most the {side} cells of a row")
         alone = self.model.word_preference and self.words_train is None
         _expect(
             not alone, "words_train", None, "how to train, since model.word_preference is learnt in a stage of its own"

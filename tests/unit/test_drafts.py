@@ -32,19 +32,20 @@ def batch(make_row: Callable[..., Row], layout: Layout) -> Batch:
 def decode(engine: Engine, layout: Layout, config: GenerateConfig, batch: Batch, first: int) -> tuple[list, int]:
     """What the seeds from `first` on make, and in how many steps of one ad."""
     decoder = FastDecoder(engine, layout, config, range(first, first + TOGETHER), [POINTS] * TOGETHER)
-    steps, decode, painted = 0, decoder.scheduler._decode, decoder.scheduler._take_painted
+    scheduler = decoder.scheduler
+    steps, step, painted = 0, scheduler.runner.step, scheduler._take_painted
 
     def counted(windows: Sequence[Window]) -> tuple:
         nonlocal steps
         steps += TOGETHER
-        return decode(windows)
+        return step(windows)
 
-    def counted_too(ad: Making, cells: int, taken: int) -> None:
+    def counted_too(ad: Making, count: int, taken: int) -> None:
         nonlocal steps
         steps += taken
-        painted(ad, cells, taken)
+        painted(ad, count, taken)
 
-    decoder.scheduler._decode, decoder.scheduler._take_painted = counted, counted_too
+    scheduler.runner.step, scheduler._take_painted = counted, counted_too
     *_, last = decoder.run(batch)
     return list(zip(last.words, last.codes.tolist(), strict=True)), steps
 

@@ -150,7 +150,7 @@ def test_candidates_of_a_request_share_what_does_not_depend_on_the_seed(model, l
         next(decoder.run(collate(rows, layout.pad_id)))
     assert [len(args[0]) for args in controls] == [1]
     assert len(prompts) == 2
-    groups = list(decoder.scheduler.groups.values())
+    groups = list(decoder.scheduler.seats.groups.values())
     assert [len(group.owners) for group in groups] == [4, 4]
     own = max(group.keys.shape[3] for group in groups)
     assert own == layout.config.cells + GUIDED.max_words + 2  # no room for a prompt: it is not copied

@@ -186,7 +186,7 @@ def test_a_picture_given_up_is_gone_before_the_next_row(model, layout, submit, a
     before = scheduler.ads[0].cell
     scheduler.step()
     assert [ad.ticket for ad in scheduler.ads] == [stays]
-    assert scheduler.ads[0].cell < before + scheduler.side + scheduler.most
+    assert scheduler.ads[0].cell < before + scheduler.seats.side + scheduler.seats.most
     while scheduler.step():
         pass
     assert stays.latest.codes.tolist() == alone(0)

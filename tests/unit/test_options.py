@@ -86,13 +86,14 @@ def rows_of_steps(decoder: FastDecoder) -> list[tuple[int, int]]:
     seen, scheduler = [], decoder.scheduler
 
     def listening(go_on):
-        def heard(given):
-            seen.append((scheduler.ads[0].cell, sum(len(group.owners) for group in scheduler.in_use)))
-            return go_on(given)
+        def heard(*given):
+            seen.append((scheduler.ads[0].cell, sum(len(group.owners) for group in scheduler.seats.in_use)))
+            return go_on(*given)
 
         return heard
 
-    scheduler._decode, scheduler._paint_on = listening(scheduler._decode), listening(scheduler._paint_on)
+    runner = scheduler.runner
+    runner.step, runner.paint = listening(runner.step), listening(runner.paint)
     return seen
 
 
@@ -135,7 +136,7 @@ def test_slots_are_free_again_for_who_comes_next(model, layout: Layout, branches
         pass
     made = [tuple(ticket.latest.codes[0].tolist()) for ticket in tickets]
     assert made == [one.codes for one in expected]
-    assert not any(group.owners for group in scheduler.groups.values())
+    assert not any(group.owners for group in scheduler.seats.groups.values())
 
 
 # product-aware skipping

@@ -87,7 +87,7 @@ def finish(scheduler: Scheduler, most: int = 1000) -> int:
 
 def slots_of(scheduler: Scheduler) -> int:
     """Rows in use."""
-    return sum(len(group.owners) for group in scheduler.groups.values())
+    return sum(len(group.owners) for group in scheduler.seats.groups.values())
 
 
 # whoever joins whenever
@@ -128,11 +128,11 @@ def test_candidates_join_together_and_share_their_prompt(engine, layout, submit,
     scheduler.step()
     tickets = scheduler.submit(batch_of(3, candidates=3), [generator(seed) for seed in (1, 6, 8)], [POINTS] * 3)
     scheduler.step()
-    assert sorted(len(group.owners) for group in scheduler.groups.values()) == [1, 1, 3, 3]
+    assert sorted(len(group.owners) for group in scheduler.seats.groups.values()) == [1, 1, 3, 3]
     finish(scheduler)
     assert told(first.latest) == alone(2, 9)
     assert [told(ticket.latest) for ticket in tickets] == [alone(3, seed) for seed in (1, 6, 8)]
-    assert all(group.shared is None for group in scheduler.groups.values())  # what they shared is gone with them
+    assert all(group.shared is None for group in scheduler.seats.groups.values())  # what they shared is gone with them
 
 
 def test_greedy_and_unguided_ads_too(engine, layout, submit, alone) -> None:
@@ -183,15 +183,15 @@ def test_memory_is_that_of_the_slots(engine, layout, submit) -> None:
     scheduler = Scheduler(engine, layout, CONFIG, num_slots=2)
     submit(scheduler, 3, 0)
     scheduler.step()
-    held = [group.keys.data_ptr() for group in scheduler.groups.values()]
+    held = [group.keys.data_ptr() for group in scheduler.seats.groups.values()]
     for seed in range(1, 6):
         submit(scheduler, seed % 4, seed)
     finish(scheduler)
-    assert [group.keys.data_ptr() for group in scheduler.groups.values()] == held
-    assert slots_of(scheduler) == 0 and sorted(scheduler.free) == [0, 1]
+    assert [group.keys.data_ptr() for group in scheduler.seats.groups.values()] == held
+    assert slots_of(scheduler) == 0 and sorted(scheduler.seats.free) == [0, 1]
     submit(scheduler, 4, 6)
     scheduler.step()
-    assert scheduler.groups[0].keys.data_ptr() != held[0] and len(scheduler.groups) == 2
+    assert scheduler.seats.groups[0].keys.data_ptr() != held[0] and len(scheduler.seats.groups) == 2
 
 
 # giving up, and going wrong
@@ -233,7 +233,7 @@ def test_an_order_that_cannot_be_read_hurts_nobody(engine, layout, submit, alone
     assert (told(first.latest), told(later.latest)) == (alone(2, 0), alone(1, 2))
     with pytest.raises(torch.OutOfMemoryError, match="no memory"):
         list(newest.events())
-    assert slots_of(scheduler) == 0 and len(scheduler.free) == 2
+    assert slots_of(scheduler) == 0 and len(scheduler.seats.free) == 2
 
 
 def test_no_room_for_its_keys_hurts_nobody(engine, layout, submit, alone, monkeypatch) -> None:
@@ -254,7 +254,7 @@ def test_no_room_for_its_keys_hurts_nobody(engine, layout, submit, alone, monkey
     finish(scheduler)
     assert isinstance(newest.error, torch.OutOfMemoryError)
     assert (told(first.latest), told(later.latest)) == (alone(2, 0), alone(1, 2))
-    assert slots_of(scheduler) == 0 and len(scheduler.free) == 2
+    assert slots_of(scheduler) == 0 and len(scheduler.seats.free) == 2
 
 
 def test_a_step_that_fails_costs_the_newest(engine, layout, submit, alone, monkeypatch) -> None:

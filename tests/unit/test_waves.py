@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from uniadgen.config import GenerateConfig, override
+from uniadgen.config import Config, GenerateConfig, override
 from uniadgen.data.batch import Kind, Row, collate
 from uniadgen.data.prompt import Layout
 from uniadgen.data.waves import NOTHING, waves
@@ -69,6 +69,22 @@ def test_without_a_lag_it_is_one_cell_after_the_other() -> None:
         ((1,), (2,)),
         ((2,), (3,)),
     ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.row_lag": -1}, r"model.row_lag is -1, expected 0 \(one cell after the other\) or more"),
+        ({"model.row_lag": 5}, "model.row_lag is 5, expected at most the 4 cells of a row"),
+        (
+            {"model.row_lag": 1, "model.variant": "release", "model.preference_control": False},
+            "model.row_lag is 1, expected 0 in the variant release",
+        ),
+    ],
+)
+def test_what_makes_no_sense_is_refused(tiny_config: Config, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        override(tiny_config, changes)
 
 
 # the model
@@ -153,6 +169,26 @@ def test_every_decoder_makes_the_references_tokens_whoever_is_beside(staggered, 
             FastDecoder(Engine(model, plain_torch=True), layout, config, seeds, points),
         ):
             assert ask(decoder, requests)[0] == [expected[request] for request in batch]
+
+
+def test_a_picture_without_a_text_stands_where_the_prompt_ends(staggered, branches, monkeypatch) -> None:
+    """Step by step, all of it: also what comes after the end of its first row."""
+    model, layout = staggered
+    engine, seen = Engine(model, plain_torch=True), []
+    monkeypatch.setattr(engine, "painter", None)
+    step = engine.step
+
+    def listening(slots, x, at, *others):
+        seen.append(at.position[0].tolist())
+        return step(slots, x, at, *others)
+
+    monkeypatch.setattr(engine, "step", listening)
+    decoder = FastDecoder(engine, layout, GUIDED, [1], [POINTS])
+    prompt = branches(3, GUIDED)
+    assert list(decoder.run(collate(prompt, layout.pad_id), "image"))[-1].done
+    begin = len(prompt[0].ids)
+    order = waves(16, model.config.row_lag)
+    assert seen == [[begin + place for place in wave.places] for wave in order]
 
 
 def test_a_picture_is_told_of_row_by_row(staggered, branches) -> None:

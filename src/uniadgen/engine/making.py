@@ -1,6 +1,7 @@
 """One ad in the making: what it feeds in the next step, and what it makes of what came out."""
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, field
@@ -53,7 +54,10 @@ class Window:
 
 
 class Making:
-    """One ad: the text is written word by word, then the picture is painted cell by cell."""
+    """One ad: the text is written word by word, then the picture is painted wave by wave.
+
+    A wave is a cell, or, where rows are staggered, a cell of every row that has begun.
+    """
 
     def __init__(
         self,
@@ -67,15 +71,18 @@ class Making:
         self.layout, self.generator, self.lookup = layout, generator, lookup
         self.max_words, self.guidance = config.max_words, config.guidance
         self.ticket = Ticket()
+        lag, self.side = layout.config.model.row_lag, math.isqrt(layout.config.cells)
+        self.staggered, self.lag = lag > 0, lag or self.side  # waves from where a row begins to where the next one does
         self.cells = layout.config.cells if "image" in modality else 0
-        self.guided_cells = config.guided_cells(self.cells)
-        self.side, self.lag = math.isqrt(self.cells), layout.config.model.row_lag
-        self.waves = waves(self.cells, self.lag) if self.lag and self.cells else ()
+        self.waves = waves(self.cells, lag) if self.cells else ()
+        self.painted = [0, *accumulate(len(wave.painted) for wave in self.waves)]  # cells before each wave
+        self.given = [0, *accumulate(len(wave.fed) for wave in self.waves)]  # positions before each wave
+        self.guided_waves = bisect_left(self.painted, config.guided_cells(self.cells))
         self.writing = "text" in modality
         self.pending = [layout.start_text if self.writing else layout.start_image]  # known, and not fed yet
         self.words: list[int] = []
+        self.wave = 0  # waves that have been painted
         self.cell = 0  # cells that have been painted
-        self.wave = 0  # steps that have painted, where rows of cells are staggered
         self.fed = 0  # positions after the prompt whose keys and values are kept
         self.begun = 0  # the place of `<image>`, once a cell has been painted
         self.speller = None
@@ -86,36 +93,26 @@ class Making:
     @property
     def room(self) -> int:
         """Positions after the prompt, at most."""
-        return (self.max_words + 2) * self.writing + self.cells + bool(self.lag) * self.side
+        return (self.max_words + 2) * self.writing + self.given[-1]
 
     @property
     def guided(self) -> bool:
         """Whether what comes next is guided, where there is another branch."""
-        return self.writing or self.cell < self.guided_cells
+        return self.writing or self.wave < self.guided_waves
 
     @property
     def end(self) -> int:
-        """Cells up to this one are painted alike: no step is guided in part."""
-        return self.guided_cells if self.guided else self.cells
-
-    @property
-    def last_wave(self) -> int:
-        """Steps up to this one are painted alike, where rows are staggered."""
-        cells = accumulate(len(wave.painted) for wave in self.waves)
-        return next(number for number, cell in enumerate(cells, start=1) if cell >= self.end)
+        """Waves up to this one are painted alike: no step is guided in part."""
+        return self.guided_waves if self.guided else len(self.waves)
 
     @property
     def to_look(self) -> int:
-        """Steps of a cell each, or of staggered rows, until a row is whole or no step is painted like the next."""
-        if self.waves:
-            return min(self.side + self.rows * self.lag, self.last_wave) - self.wave
-        return min(self.side - self.cell % self.side, self.end - self.cell)
+        """Waves until a row is whole, or guidance ends."""
+        return min(self.side + self.rows * self.lag, self.end) - self.wave
 
-    def reached(self, steps: int, count: int) -> int:
-        """The cell before which all are that so many steps of so many cells may paint."""
-        if self.waves:
-            return max(self.waves[min(self.wave + steps, len(self.waves)) - 1].painted) + 1
-        return min(self.cell + steps * count, self.cells)
+    def reached(self, count: int) -> int:
+        """The cell before which all are that so many more waves may paint."""
+        return max(self.waves[min(self.wave + count, len(self.waves)) - 1].painted) + 1
 
     @property
     def done(self) -> bool:
@@ -125,14 +122,12 @@ class Making:
     @property
     def rows(self) -> int:
         """Rows of cells that are whole, the first ones."""
-        if self.waves:
-            return max(0, (self.wave - self.side) // self.lag + 1)
-        return self.cell // max(self.side, 1)
+        return max(0, (self.wave - self.side) // self.lag + 1)
 
     @property
     def paints_on(self) -> bool:
         """Whether all that it feeds from now on are the codes of its own cells."""
-        return not self.writing and not self.pending and 0 < self.cell < self.cells
+        return 0 < self.cell < self.cells
 
     def join(self, slot: int, lengths: Sequence[int]) -> None:
         """Takes a slot. Its prompts, so long, have been read: the generator's next numbers are the answer's."""
@@ -145,13 +140,13 @@ class Making:
         nothing = self.layout.config.cells
         if self.writing:
             return self._words(most, nothing)
-        if self.wave:
+        if self.staggered and self.wave:
             return self._wave(nothing)
         known = self.pending[:most]
         if len(known) < len(self.pending):
             return Window(known, [nothing] * len(known), len(known))
         sure = max(len(known), 1)
-        paints = 1 if self.waves else min(most - sure + 1, self.end - self.cell)
+        paints = 1 if self.staggered else min(most - sure + 1, self.end - self.wave)
         cells = [nothing] * (sure - 1) + list(range(self.cell, self.cell + paints))
         return Window(known + [0] * (len(cells) - len(known)), cells, sure, paints=paints)
 
@@ -213,22 +208,16 @@ class Making:
             self.writing, self.pending = False, [word, *ending]
 
     def take_cells(self, window: Window, right: int) -> None:
-        """So many of the cells that came out are right: at least the first one, if any was asked for."""
+        """So many of the waves that came out are right: at least the first one, if any was asked for."""
         self.pending = self.pending[window.sure :]
-        self.fed += len(window.words) if self.wave else window.sure + max(right - 1, 0)
-        self.cell += right
-        self.wave += bool(self.waves and right)
-        if right and not self.begun:
-            self.begun = self.fed - self.cell
+        if not right:
+            self.fed += window.sure
+            return
+        if not self.wave:
+            self.begun = self.fed + window.sure - 1
+        self.paint_on(right)
 
-    def paint_on(self, cells: int) -> None:
-        """So many more cells have been painted, and those before them fed."""
-        self.fed += cells
-        self.cell += cells
-
-    def paint_waves(self, steps: int) -> None:
-        """So many more steps have painted staggered rows."""
-        for wave in self.waves[self.wave : self.wave + steps]:
-            self.fed += len(wave.fed)
-            self.cell += len(wave.painted)
-        self.wave += steps
+    def paint_on(self, count: int) -> None:
+        """So many more waves have been painted, and what they feed has been fed."""
+        self.wave += count
+        self.cell, self.fed = self.painted[self.wave], self.begun + self.given[self.wave]
