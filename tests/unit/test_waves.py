@@ -77,7 +77,12 @@ def test_without_a_lag_it_is_one_cell_after_the_other() -> None:
         ({"model.row_lag": -1}, r"model.row_lag is -1, expected 0 \(one cell after the other\) or more"),
         ({"model.row_lag": 5}, "model.row_lag is 5, expected at most the 4 cells of a row"),
         (
-            {"model.row_lag": 1, "model.variant": "release", "model.preference_control": False},
+            {
+                "model.row_lag": 1,
+                "model.variant": "release",
+                "model.preference_control": False,
+                "model.word_preference": 0,
+            },
             "model.row_lag is 1, expected 0 in the variant release",
         ),
     ],
