@@ -61,8 +61,11 @@ void tile_int8(float (*y)[BLOCK], const Matrix& m, Input in, int64_t block) {
 }
 #endif
 
-template <int R>
-void rows_by_block(float (*y)[BLOCK], const Matrix& m, Input in, int64_t block) {
+// Of `some` positions, R at most.
+template <int R = ROWS>
+void rows_by_block(int64_t some, float (*y)[BLOCK], const Matrix& m, Input in, int64_t block) {
+    if constexpr (R > 1)
+        if (some < R) return rows_by_block<R - 1>(some, y, m, in, block);
     if (m.bits == 32) return tile<R, float>(y, m, in, block);
     if (m.bits == 16) return tile<R, uint16_t>(y, m, in, block);
 #ifdef __AVX512VNNI__
@@ -77,11 +80,9 @@ void product(const Matrix& m, Input in, int64_t n, int64_t from, int64_t to, Use
     for (int64_t block = from; block < to; block++)
         for (int64_t row = 0, some; row < n; row += some) {
             const Input here{in.x + row * in.stride, in.stride, in.steps + row * in.stride, in.scale + row};
-            some = n - row >= ROWS ? ROWS : n - row >= 4 ? 4 : n - row >= 2 ? 2 : 1;
-            if (some == ROWS) rows_by_block<ROWS>(y, m, here, block);
-            else if (some == 4) rows_by_block<4>(y, m, here, block);
-            else if (some == 2) rows_by_block<2>(y, m, here, block);
-            else rows_by_block<1>(y, m, here, block);
+            const int64_t tiles = (n - row + ROWS - 1) / ROWS;  // as alike as can be
+            some = (n - row + tiles - 1) / tiles;
+            rows_by_block(some, y, m, here, block);
             use(row, some, block, y);
         }
 }
