@@ -26,12 +26,6 @@ void score(float* scores, const float* q, const float* keys, int64_t column, int
     store(scores + column, sums(dots) * scale);
 }
 
-template <int D>
-void add_values(Vec* found, const float* chances, const float* values, int64_t count) {
-    for (int64_t column = 0; column < count; column++)
-        UNROLL for (int d = 0; d < D / WIDE; d++) found[d] += load(values + column * D + d * WIDE) * chances[column];
-}
-
 // Of one head: each position sees what is shared, and the first columns of its row.
 template <int D>
 void attend(float* to, int64_t to_stride, const float* q, int64_t q_stride, const Sequence& s, int64_t layer,
@@ -43,7 +37,8 @@ void attend(float* to, int64_t to_stride, const float* q, int64_t q_stride, cons
     const float* shared_values = s.shared_values + (layer * heads + head) * s.shared * D;
     const float scale = 1 / std::sqrt(static_cast<float>(D));
     static thread_local std::vector<float> room;
-    room.resize(s.count * all);
+    room.resize(s.count * (all + 1));
+    float* over = &room[s.count * all];
     for (int64_t column = 0; column < s.shared; column += WIDE)
         for (int64_t i = 0; i < s.count; i++)
             score<D>(&room[i * all], q + i * q_stride, shared_keys, column, s.shared - 1, scale);
@@ -55,18 +50,29 @@ void attend(float* to, int64_t to_stride, const float* q, int64_t q_stride, cons
         float* chances = &room[i * all];
         const int64_t seen = s.shared + s.sees[i];
         std::fill(chances + seen, chances + seen + WIDE, -INFINITY);
-        Vec total{}, found[D / WIDE] = {};
+        Vec total{};
         const float largest = largest_of(chances, (seen + WIDE - 1) / WIDE * WIDE);
         for (int64_t column = 0; column < seen; column += WIDE) {
             const Vec chance = exponential(load(chances + column) - largest);
             store(chances + column, chance);
             total += chance;
         }
-        add_values<D>(found, chances, shared_values, s.shared);
-        add_values<D>(found, chances + s.shared, values, s.sees[i]);
-        const float over = 1 / sum(total);
-        for (int d = 0; d < D / WIDE; d++) store(to + i * to_stride + d * WIDE, found[d] * over);
+        std::fill(chances + seen, chances + all, 0.0f);
+        over[i] = 1 / sum(total);
     }
+    in_tiles(s.count, [&]<int R>(int64_t i) {
+        constexpr int V = std::min(D / WIDE, R > 1 ? 2 : 4);
+        for (int64_t d = 0; d < D; d += V * WIDE) {
+            const float* chances = &room[i * all];
+            float* here = to + i * to_stride + d;
+            for (int r = 0; r < R; r++) std::fill_n(here + r * to_stride, V * WIDE, 0.0f);
+            add_product<R, V>(here, to_stride, chances, all, shared_values + d, D, s.shared);
+            add_product<R, V>(here, to_stride, chances + s.shared, all, values + d, D, most);
+            for (int r = 0; r < R; r++)
+                for (int v = 0; v < V * WIDE; v += WIDE)
+                    store(here + r * to_stride + v, load(here + r * to_stride + v) * over[i + r]);
+        }
+    });
 }
 
 void turn(float* head, const float* cos, const float* sin, int64_t size) {

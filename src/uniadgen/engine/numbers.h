@@ -45,13 +45,44 @@ inline float sum(Vec x) {
     return total + x[0];
 }
 
-// Sums of 16 vectors: neighbours are added, and become neighbours.
+// Sums of 16 vectors: of each two, numbers that are STEP apart are added, the second's where that bit of a place is set.
+template <int STEP = 1>
 inline Vec sums(Vec* x) {
-    constexpr Ints even = {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30}, odd = even + 1;
-    UNROLL for (int count = WIDE / 2; count; count /= 2)
-        UNROLL for (int i = 0; i < count; i++)
-            x[i] = __builtin_shuffle(x[2 * i], x[2 * i + 1], even) + __builtin_shuffle(x[2 * i], x[2 * i + 1], odd);
+    constexpr Ints at = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    constexpr Ints here = at + (at & STEP) / STEP * WIDE, there = here ^ STEP;
+    UNROLL for (int i = 0; i < WIDE / 2 / STEP; i++)
+        x[i] = __builtin_shuffle(x[2 * i], x[2 * i + 1], here) + __builtin_shuffle(x[2 * i], x[2 * i + 1], there);
+    if constexpr (2 * STEP < WIDE) return sums<2 * STEP>(x);
     return x[0];
+}
+
+// Adds x (R, depth) by w (depth, 16 V) to y (R, 16 V); rows of each lie so far apart. What comes next is fetched early.
+template <int R, int V, class Weight>
+inline void add_product(float* y, int64_t y_stride, const float* x, int64_t x_stride, const Weight* w, int64_t w_stride,
+                        int64_t depth) {
+    Vec sums[R][V];
+    UNROLL for (int r = 0; r < R; r++)
+        UNROLL for (int v = 0; v < V; v++) sums[r][v] = load(y + r * y_stride + v * WIDE);
+    for (int64_t k = 0; k < depth; k++, w += w_stride) {
+        __builtin_prefetch(w + 32 * w_stride);
+        Vec row[V];
+        UNROLL for (int v = 0; v < V; v++) row[v] = load(w + v * WIDE);
+        UNROLL for (int r = 0; r < R; r++)
+            UNROLL for (int v = 0; v < V; v++) sums[r][v] += row[v] * x[r * x_stride + k];
+    }
+    UNROLL for (int r = 0; r < R; r++)
+        UNROLL for (int v = 0; v < V; v++) store(y + r * y_stride + v * WIDE, sums[r][v]);
+}
+
+// Calls `use` for tiles of n rows, which are as alike as can be: with how many they are, at most R, and the first one.
+template <int R = ROWS, class Use>
+void in_tiles(int64_t n, Use use, int64_t first = 0) {
+    if (n == 0) return;
+    const int64_t tiles = (n + R - 1) / R;
+    if constexpr (R > 1)
+        if (n <= tiles * (R - 1)) return in_tiles<R - 1>(n, use, first);
+    use.template operator()<R>(first);
+    in_tiles(n - R, use, first + R);
 }
 
 inline float largest_of(const float* x, int64_t count) {  // a multiple of 16
