@@ -26,6 +26,12 @@ void score(float* scores, const float* q, const float* keys, int64_t column, int
     store(scores + column, sums(dots) * scale);
 }
 
+// 16 columns that are needed soon, while scores of several positions are at work.
+template <int D>
+void fetch(const float* rows) {
+    UNROLL for (int i = 0; i < WIDE * D; i += WIDE) __builtin_prefetch(rows + i, 0, 2);
+}
+
 // Of one head: each position sees what is shared, and the first columns of its row.
 template <int D>
 void attend(float* to, int64_t to_stride, const float* q, int64_t q_stride, const Sequence& s, int64_t layer,
@@ -39,13 +45,17 @@ void attend(float* to, int64_t to_stride, const float* q, int64_t q_stride, cons
     static thread_local std::vector<float> room;
     room.resize(s.count * (all + 1));
     float* over = &room[s.count * all];
-    for (int64_t column = 0; column < s.shared; column += WIDE)
+    for (int64_t column = 0; column < s.shared; column += WIDE) {
+        if (s.count > 1) fetch<D>(shared_values + column * D);
         for (int64_t i = 0; i < s.count; i++)
             score<D>(&room[i * all], q + i * q_stride, shared_keys, column, s.shared - 1, scale);
-    for (int64_t column = 0; column < most; column += WIDE)
+    }
+    for (int64_t column = 0; column < most; column += WIDE) {
+        if (s.count > 1) fetch<D>(values + column * D);
         for (int64_t i = 0; i < s.count; i++)
             if (column < s.sees[i])
                 score<D>(&room[i * all + s.shared], q + i * q_stride, keys, column, most - 1, scale);
+    }
     for (int64_t i = 0; i < s.count; i++) {
         float* chances = &room[i * all];
         const int64_t seen = s.shared + s.sees[i];
@@ -61,13 +71,13 @@ void attend(float* to, int64_t to_stride, const float* q, int64_t q_stride, cons
         over[i] = 1 / sum(total);
     }
     in_tiles(s.count, [&]<int R>(int64_t i) {
-        constexpr int V = std::min(D / WIDE, R > 1 ? 2 : 4);
+        constexpr int V = std::min(D / WIDE, R <= ROWS / 2 ? 4 : 2);
         for (int64_t d = 0; d < D; d += V * WIDE) {
             const float* chances = &room[i * all];
             float* here = to + i * to_stride + d;
             for (int r = 0; r < R; r++) std::fill_n(here + r * to_stride, V * WIDE, 0.0f);
-            add_product<R, V>(here, to_stride, chances, all, shared_values + d, D, s.shared);
-            add_product<R, V>(here, to_stride, chances + s.shared, all, values + d, D, most);
+            add_product<R, V, 0>(here, to_stride, chances, all, shared_values + d, D, s.shared);
+            add_product<R, V, 0>(here, to_stride, chances + s.shared, all, values + d, D, most);
             for (int r = 0; r < R; r++)
                 for (int v = 0; v < V * WIDE; v += WIDE)
                     store(here + r * to_stride + v, load(here + r * to_stride + v) * over[i + r]);

@@ -56,15 +56,15 @@ inline Vec sums(Vec* x) {
     return x[0];
 }
 
-// Adds x (R, depth) by w (depth, 16 V) to y (R, 16 V); rows of each lie so far apart. What comes next is fetched early.
-template <int R, int V, class Weight>
+// Adds x (R, depth) by w (depth, 16 V) to y (R, 16 V); rows of each lie so far apart. Weights are fetched AHEAD rows early.
+template <int R, int V, int AHEAD, class Weight>
 inline void add_product(float* y, int64_t y_stride, const float* x, int64_t x_stride, const Weight* w, int64_t w_stride,
                         int64_t depth) {
     Vec sums[R][V];
     UNROLL for (int r = 0; r < R; r++)
         UNROLL for (int v = 0; v < V; v++) sums[r][v] = load(y + r * y_stride + v * WIDE);
     for (int64_t k = 0; k < depth; k++, w += w_stride) {
-        __builtin_prefetch(w + 32 * w_stride);
+        if (AHEAD) __builtin_prefetch(w + AHEAD * w_stride);
         Vec row[V];
         UNROLL for (int v = 0; v < V; v++) row[v] = load(w + v * WIDE);
         UNROLL for (int r = 0; r < R; r++)
@@ -74,15 +74,22 @@ inline void add_product(float* y, int64_t y_stride, const float* x, int64_t x_st
         UNROLL for (int v = 0; v < V; v++) store(y + r * y_stride + v * WIDE, sums[r][v]);
 }
 
-// Calls `use` for tiles of n rows, which are as alike as can be: with how many they are, at most R, and the first one.
-template <int R = ROWS, class Use>
-void in_tiles(int64_t n, Use use, int64_t first = 0) {
-    if (n == 0) return;
-    const int64_t tiles = (n + R - 1) / R;
-    if constexpr (R > 1)
-        if (n <= tiles * (R - 1)) return in_tiles<R - 1>(n, use, first);
-    use.template operator()<R>(first);
-    in_tiles(n - R, use, first + R);
+// Calls `use` with a number that is known when it is compiled: `count`, which is R at least and ROWS at most.
+template <int R = 1, class Use>
+inline void with_count(int64_t count, Use use) {
+    if constexpr (R < ROWS)
+        if (count > R) return with_count<R + 1>(count, use);
+    use.template operator()<R>();
+}
+
+// Calls `use` for n rows in tiles, the last two of which are alike: with how many they are, and the first one.
+template <class Use>
+inline void in_tiles(int64_t n, Use use) {
+    for (int64_t row = 0, some; row < n; row += some) {
+        const int64_t left = n - row;
+        some = left <= ROWS ? left : left < 2 * ROWS ? (left + 1) / 2 : ROWS;
+        with_count(some, [&]<int R>() { use.template operator()<R>(row); });
+    }
 }
 
 inline float largest_of(const float* x, int64_t count) {  // a multiple of 16

@@ -26,7 +26,7 @@ template <int R, class Weight>
 void tile(float (*y)[BLOCK], const Matrix& m, Input in, int64_t block) {
     const Weight* w = static_cast<const Weight*>(m.packed) + block * m.depth * BLOCK;
     std::fill_n(y[0], R * BLOCK, 0.0f);
-    add_product<R, BLOCK / WIDE>(y[0], BLOCK, in.x, in.stride, w, BLOCK, m.depth);
+    add_product<R, BLOCK / WIDE, (R > 1 ? 32 : 0)>(y[0], BLOCK, in.x, in.stride, w, BLOCK, m.depth);
 }
 
 #ifdef __AVX512VNNI__
