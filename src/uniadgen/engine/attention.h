@@ -67,17 +67,18 @@ void attend(float* to, int64_t to_stride, const float* q, int64_t q_stride, cons
             store(chances + column, chance);
             total += chance;
         }
-        std::fill(chances + seen, chances + all, 0.0f);
+        std::fill(chances + seen, chances + all, 0.0f);  // others of its tile may see more
         over[i] = 1 / sum(total);
     }
     in_tiles(s.count, [&]<int R>(int64_t i) {
         constexpr int V = std::min(D / WIDE, R <= ROWS / 2 ? 4 : 2);
+        const int64_t seen = *std::max_element(s.sees + i, s.sees + i + R);
         for (int64_t d = 0; d < D; d += V * WIDE) {
             const float* chances = &room[i * all];
             float* here = to + i * to_stride + d;
             for (int r = 0; r < R; r++) std::fill_n(here + r * to_stride, V * WIDE, 0.0f);
             add_product<R, V, 0>(here, to_stride, chances, all, shared_values + d, D, s.shared);
-            add_product<R, V, 0>(here, to_stride, chances + s.shared, all, values + d, D, most);
+            add_product<R, V, 0>(here, to_stride, chances + s.shared, all, values + d, D, seen);
             for (int r = 0; r < R; r++)
                 for (int v = 0; v < V * WIDE; v += WIDE)
                     store(here + r * to_stride + v, load(here + r * to_stride + v) * over[i + r]);

@@ -45,7 +45,7 @@ inline float sum(Vec x) {
     return total + x[0];
 }
 
-// Sums of 16 vectors: of each two, numbers that are STEP apart are added, the second's where that bit of a place is set.
+// Sums of 16 vectors: of each two, numbers STEP apart are added; where a place has that bit, those of the second.
 template <int STEP = 1>
 inline Vec sums(Vec* x) {
     constexpr Ints at = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
@@ -56,7 +56,7 @@ inline Vec sums(Vec* x) {
     return x[0];
 }
 
-// Adds x (R, depth) by w (depth, 16 V) to y (R, 16 V); rows of each lie so far apart. Weights are fetched AHEAD rows early.
+// Adds x (R, depth) by w (depth, 16 V) to y (R, 16 V), whose rows lie so far apart. w is fetched AHEAD rows early.
 template <int R, int V, int AHEAD, class Weight>
 inline void add_product(float* y, int64_t y_stride, const float* x, int64_t x_stride, const Weight* w, int64_t w_stride,
                         int64_t depth) {
