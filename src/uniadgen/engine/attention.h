@@ -26,10 +26,10 @@ void score(float* scores, const float* q, const float* keys, int64_t column, int
     store(scores + column, sums(dots) * scale);
 }
 
+// 16 columns that are needed soon, while scores of several positions are at work.
 template <int D>
-void add_values(Vec* found, const float* chances, const float* values, int64_t count) {
-    for (int64_t column = 0; column < count; column++)
-        UNROLL for (int d = 0; d < D / WIDE; d++) found[d] += load(values + column * D + d * WIDE) * chances[column];
+void fetch(const float* rows) {
+    UNROLL for (int i = 0; i < WIDE * D; i += WIDE) __builtin_prefetch(rows + i, 0, 2);
 }
 
 // Of one head: each position sees what is shared, and the first columns of its row.
@@ -43,30 +43,47 @@ void attend(float* to, int64_t to_stride, const float* q, int64_t q_stride, cons
     const float* shared_values = s.shared_values + (layer * heads + head) * s.shared * D;
     const float scale = 1 / std::sqrt(static_cast<float>(D));
     static thread_local std::vector<float> room;
-    room.resize(s.count * all);
-    for (int64_t column = 0; column < s.shared; column += WIDE)
+    room.resize(s.count * (all + 1));
+    float* over = &room[s.count * all];
+    for (int64_t column = 0; column < s.shared; column += WIDE) {
+        if (s.count > 1) fetch<D>(shared_values + column * D);
         for (int64_t i = 0; i < s.count; i++)
             score<D>(&room[i * all], q + i * q_stride, shared_keys, column, s.shared - 1, scale);
-    for (int64_t column = 0; column < most; column += WIDE)
+    }
+    for (int64_t column = 0; column < most; column += WIDE) {
+        if (s.count > 1) fetch<D>(values + column * D);
         for (int64_t i = 0; i < s.count; i++)
             if (column < s.sees[i])
                 score<D>(&room[i * all + s.shared], q + i * q_stride, keys, column, most - 1, scale);
+    }
     for (int64_t i = 0; i < s.count; i++) {
         float* chances = &room[i * all];
         const int64_t seen = s.shared + s.sees[i];
         std::fill(chances + seen, chances + seen + WIDE, -INFINITY);
-        Vec total{}, found[D / WIDE] = {};
+        Vec total{};
         const float largest = largest_of(chances, (seen + WIDE - 1) / WIDE * WIDE);
         for (int64_t column = 0; column < seen; column += WIDE) {
             const Vec chance = exponential(load(chances + column) - largest);
             store(chances + column, chance);
             total += chance;
         }
-        add_values<D>(found, chances, shared_values, s.shared);
-        add_values<D>(found, chances + s.shared, values, s.sees[i]);
-        const float over = 1 / sum(total);
-        for (int d = 0; d < D / WIDE; d++) store(to + i * to_stride + d * WIDE, found[d] * over);
+        std::fill(chances + seen, chances + all, 0.0f);  // others of its tile may see more
+        over[i] = 1 / sum(total);
     }
+    in_tiles(s.count, [&]<int R>(int64_t i) {
+        constexpr int V = std::min(D / WIDE, R <= ROWS / 2 ? 4 : 2);
+        const int64_t seen = *std::max_element(s.sees + i, s.sees + i + R);
+        for (int64_t d = 0; d < D; d += V * WIDE) {
+            const float* chances = &room[i * all];
+            float* here = to + i * to_stride + d;
+            for (int r = 0; r < R; r++) std::fill_n(here + r * to_stride, V * WIDE, 0.0f);
+            add_product<R, V, 0>(here, to_stride, chances, all, shared_values + d, D, s.shared);
+            add_product<R, V, 0>(here, to_stride, chances + s.shared, all, values + d, D, seen);
+            for (int r = 0; r < R; r++)
+                for (int v = 0; v < V * WIDE; v += WIDE)
+                    store(here + r * to_stride + v, load(here + r * to_stride + v) * over[i + r]);
+        }
+    });
 }
 
 void turn(float* head, const float* cos, const float* sin, int64_t size) {

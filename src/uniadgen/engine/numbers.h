@@ -45,13 +45,51 @@ inline float sum(Vec x) {
     return total + x[0];
 }
 
-// Sums of 16 vectors: neighbours are added, and become neighbours.
+// Sums of 16 vectors: of each two, numbers STEP apart are added; where a place has that bit, those of the second.
+template <int STEP = 1>
 inline Vec sums(Vec* x) {
-    constexpr Ints even = {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30}, odd = even + 1;
-    UNROLL for (int count = WIDE / 2; count; count /= 2)
-        UNROLL for (int i = 0; i < count; i++)
-            x[i] = __builtin_shuffle(x[2 * i], x[2 * i + 1], even) + __builtin_shuffle(x[2 * i], x[2 * i + 1], odd);
+    constexpr Ints at = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    constexpr Ints here = at + (at & STEP) / STEP * WIDE, there = here ^ STEP;
+    UNROLL for (int i = 0; i < WIDE / 2 / STEP; i++)
+        x[i] = __builtin_shuffle(x[2 * i], x[2 * i + 1], here) + __builtin_shuffle(x[2 * i], x[2 * i + 1], there);
+    if constexpr (2 * STEP < WIDE) return sums<2 * STEP>(x);
     return x[0];
+}
+
+// Adds x (R, depth) by w (depth, 16 V) to y (R, 16 V), whose rows lie so far apart. w is fetched AHEAD rows early.
+template <int R, int V, int AHEAD, class Weight>
+inline void add_product(float* y, int64_t y_stride, const float* x, int64_t x_stride, const Weight* w, int64_t w_stride,
+                        int64_t depth) {
+    Vec sums[R][V];
+    UNROLL for (int r = 0; r < R; r++)
+        UNROLL for (int v = 0; v < V; v++) sums[r][v] = load(y + r * y_stride + v * WIDE);
+    for (int64_t k = 0; k < depth; k++, w += w_stride) {
+        if (AHEAD) __builtin_prefetch(w + AHEAD * w_stride);
+        Vec row[V];
+        UNROLL for (int v = 0; v < V; v++) row[v] = load(w + v * WIDE);
+        UNROLL for (int r = 0; r < R; r++)
+            UNROLL for (int v = 0; v < V; v++) sums[r][v] += row[v] * x[r * x_stride + k];
+    }
+    UNROLL for (int r = 0; r < R; r++)
+        UNROLL for (int v = 0; v < V; v++) store(y + r * y_stride + v * WIDE, sums[r][v]);
+}
+
+// Calls `use` with a number that is known when it is compiled: `count`, which is R at least and ROWS at most.
+template <int R = 1, class Use>
+inline void with_count(int64_t count, Use use) {
+    if constexpr (R < ROWS)
+        if (count > R) return with_count<R + 1>(count, use);
+    use.template operator()<R>();
+}
+
+// Calls `use` for n rows in tiles, the last two of which are alike: with how many they are, and the first one.
+template <class Use>
+inline void in_tiles(int64_t n, Use use) {
+    for (int64_t row = 0, some; row < n; row += some) {
+        const int64_t left = n - row;
+        some = left <= ROWS ? left : left < 2 * ROWS ? (left + 1) / 2 : ROWS;
+        with_count(some, [&]<int R>() { use.template operator()<R>(row); });
+    }
 }
 
 inline float largest_of(const float* x, int64_t count) {  // a multiple of 16

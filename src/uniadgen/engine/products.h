@@ -25,16 +25,8 @@ struct Input {  // of a product: n positions, as numbers or, in int8, as steps o
 template <int R, class Weight>
 void tile(float (*y)[BLOCK], const Matrix& m, Input in, int64_t block) {
     const Weight* w = static_cast<const Weight*>(m.packed) + block * m.depth * BLOCK;
-    Vec low[R] = {}, high[R] = {};
-    for (int64_t k = 0; k < m.depth; k++, w += BLOCK) {
-        const Vec first = load(w), second = load(w + WIDE);
-        UNROLL for (int r = 0; r < R; r++) {
-            const float x = in.x[r * in.stride + k];
-            low[r] += first * x;
-            high[r] += second * x;
-        }
-    }
-    UNROLL for (int r = 0; r < R; r++) store(y[r], low[r]), store(y[r] + WIDE, high[r]);
+    std::fill_n(y[0], R * BLOCK, 0.0f);
+    add_product<R, BLOCK / WIDE, (R > 1 ? 32 : 0)>(y[0], BLOCK, in.x, in.stride, w, BLOCK, m.depth);
 }
 
 #ifdef __AVX512VNNI__
@@ -75,15 +67,11 @@ template <class Use>
 void product(const Matrix& m, Input in, int64_t n, int64_t from, int64_t to, Use use) {
     alignas(64) float y[ROWS][BLOCK];
     for (int64_t block = from; block < to; block++)
-        for (int64_t row = 0, some; row < n; row += some) {
+        in_tiles(n, [&]<int R>(int64_t row) {
             const Input here{in.x + row * in.stride, in.stride, in.steps + row * in.stride, in.scale + row};
-            some = n - row >= ROWS ? ROWS : n - row >= 4 ? 4 : n - row >= 2 ? 2 : 1;
-            if (some == ROWS) rows_by_block<ROWS>(y, m, here, block);
-            else if (some == 4) rows_by_block<4>(y, m, here, block);
-            else if (some == 2) rows_by_block<2>(y, m, here, block);
-            else rows_by_block<1>(y, m, here, block);
-            use(row, some, block, y);
-        }
+            rows_by_block<R>(y, m, here, block);
+            use(row, R, block, y);
+        });
 }
 
 // What a product reads: in int8, every position in steps of its largest number / 127.
