@@ -3,6 +3,7 @@
 import ctypes
 import multiprocessing
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Callable
@@ -79,6 +80,20 @@ def test_a_step_is_that_of_torch(model, native: Native, threads: int, shared: bo
         found = hidden(native, *how)
         torch.set_num_threads(1)  # torch's own would wait for one another on a busy machine
         torch.testing.assert_close(found, hidden(layers, *how), atol=1e-5, rtol=1e-5)
+
+
+@needs_compiler
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="of an x86 processor")
+def test_so_is_that_of_a_processor_without_avx512(model, tmp_path: Path, monkeypatch) -> None:
+    others = ("-march=x86-64-v3" if option.startswith("-march") else option for option in building.OPTIONS)
+    monkeypatch.setattr(building, "OPTIONS", (*others,))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    building.library.cache_clear()
+    native, layers = Native.find(model, Precision()), Layers(model.model.language_model, model.config)
+    building.library.cache_clear()
+    assert native is not None and native.functions.wide() == 8 and not native.functions.has_int8()
+    for how in product((1, 3), (1, 3, 4), (False, True), [True]):
+        torch.testing.assert_close(hidden(native, *how), hidden(layers, *how), atol=1e-5, rtol=1e-5)
 
 
 @needs_compiler

@@ -14,7 +14,7 @@ struct Sequence {  // `count` positions of one row, which stand in its slots fro
     int64_t *position, *sees;        // (count): where each is turned to, and how many columns it sees
 };
 
-// scale q . keys (c, d), for 16 columns from `column` on; where there are fewer, the last one is taken again.
+// scale q . keys (c, d), for WIDE columns from `column` on; where there are fewer, the last one is taken again.
 template <int D>
 void score(float* scores, const float* q, const float* keys, int64_t column, int64_t last, float scale) {
     Vec dots[WIDE];
@@ -26,7 +26,7 @@ void score(float* scores, const float* q, const float* keys, int64_t column, int
     store(scores + column, sums(dots) * scale);
 }
 
-// 16 columns that are needed soon, while scores of several positions are at work.
+// Columns that are needed soon, while scores of several positions are at work.
 template <int D>
 void fetch(const float* rows) {
     UNROLL for (int i = 0; i < WIDE * D; i += WIDE) __builtin_prefetch(rows + i, 0, 2);

@@ -9,7 +9,7 @@ namespace {
 // As the structures of native.py.
 struct Layer {
     const float *norm, *second_norm;
-    Matrix qkv, out, wide, down;  // queries, keys and values head by head; gates and the rest in turns of 16
+    Matrix qkv, out, wide, down;  // queries, keys and values head by head; gates and the rest in turns of WIDE
     int64_t site, panel;          // panel: columns of one head in `qkv`
 };
 struct Decoder {

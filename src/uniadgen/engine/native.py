@@ -21,7 +21,7 @@ from uniadgen.engine.slots import Places, Slots
 from uniadgen.model.configuration import UniAdGenConfig
 from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration
 
-BLOCK, WIDE = 32, 16  # columns of a block, numbers of a vector
+WIDEST = 16  # numbers of a vector, at most: `wide` functions have them, and blocks of twice as many columns
 HEADS = 16, 32, 64, 128  # sizes of a head that are compiled
 SKIPPED, COLUMN, FIELDS = 6, 7, 11  # of a sequence: two of its fields, and how many there are
 
@@ -39,18 +39,18 @@ class Matrix(ctypes.Structure):
     ]
 
     @classmethod
-    def of(cls, weight: Float[Tensor, "depth out"], numbers: str) -> "Matrix":
-        """Padded to whole blocks. In 16 bits where that is exact, as numbers are then read sooner."""
+    def of(cls, weight: Float[Tensor, "depth out"], numbers: str, block: int) -> "Matrix":
+        """Padded to whole blocks of columns. In 16 bits where that is exact, as numbers are then read sooner."""
         depth, size = weight.shape
-        weight = torch.cat([weight, weight.new_zeros(depth, -size % BLOCK)], dim=1)
+        weight = torch.cat([weight, weight.new_zeros(depth, -size % block)], dim=1)
         scale, sums, bits = weight.new_ones(0), weight.new_zeros(0, dtype=torch.int32), 32
         if numbers == "int8":
             scale = weight.abs().amax(0).clamp(min=1e-30) / 127
             steps, bits = (weight / scale).round().to(torch.int8), 8
             sums = steps.sum(0, dtype=torch.int32)
-            packed = steps.view(depth // 4, 4, -1, BLOCK).permute(2, 0, 3, 1).contiguous()
+            packed = steps.view(depth // 4, 4, -1, block).permute(2, 0, 3, 1).contiguous()
         else:
-            packed = weight.view(depth, -1, BLOCK).transpose(0, 1).contiguous()
+            packed = weight.view(depth, -1, block).transpose(0, 1).contiguous()
             if torch.equal(packed.half().float(), packed):
                 packed, bits = packed.half(), 16
         kept = packed, scale, sums
@@ -116,8 +116,8 @@ class Native(Layers):
         if precision.in_eight_bits:
             return None
         text, weight = model.config.text_config, model.lm_head.weight
-        fits = weight.device.type == "cpu" and weight.dtype == torch.float32 and not text.intermediate_size % WIDE
-        fits &= text.hidden_size % BLOCK == 0 and text.hidden_size // text.num_attention_heads in HEADS
+        fits = weight.device.type == "cpu" and weight.dtype == torch.float32 and not text.intermediate_size % WIDEST
+        fits &= text.hidden_size % (2 * WIDEST) == 0 and text.hidden_size // text.num_attention_heads in HEADS
         functions = library() if fits else None
         if precision.weights == "model":
             return functions and cls(model.model.language_model, model.config, functions)
@@ -143,7 +143,7 @@ class Native(Layers):
         self, logits: Float[Tensor, "R V"], temperature: float, top_k: int, noise: Float[Tensor, "R V"] | None
     ) -> Int[Tensor, "R"]:
         """As `sampling.sample`, without sorting."""
-        if temperature == 0 or noise is None or logits.shape[1] % WIDE:
+        if temperature == 0 or noise is None or logits.shape[1] % WIDEST:
             return sample(logits, temperature, top_k, noise)
         logits, noise = logits.contiguous(), noise.contiguous()
         tokens, room = logits.new_empty(len(logits), dtype=torch.long), logits.new_empty(2 * logits.shape[1])
@@ -152,15 +152,15 @@ class Native(Layers):
         return tokens
 
     def _pack(self, layer: Layer) -> _Layer:
-        width, heads = len(layer.norm), self.heads
+        width, heads, wide = len(layer.norm), self.heads, self.functions.wide()
         qkv, out, gate_up, down = map(as_held, (layer.qkv, layer.out, layer.gate_up, layer.down))
         by_head = qkv.T.view(width, 3, heads, -1).transpose(1, 2).flatten(2)  # (D, h, 3 d)
-        panel = by_head.shape[2] + -by_head.shape[2] % BLOCK
+        panel = by_head.shape[2] + -by_head.shape[2] % (2 * wide)
         padded = by_head.new_zeros(width, heads, panel)
         padded[..., : by_head.shape[2]] = by_head
-        in_turns = gate_up.T.view(width, 2, -1, WIDE).transpose(1, 2)
+        in_turns = gate_up.T.view(width, 2, -1, wide).transpose(1, 2)
         weights = padded.flatten(1), out.T, in_turns.flatten(1), down.T
-        matrices = [Matrix.of(weight, self.numbers) for weight in weights]
+        matrices = [Matrix.of(weight, self.numbers, 2 * wide) for weight in weights]
         site = -1 if layer.site is None else layer.site
         packed = _Layer(layer.norm.data_ptr(), layer.second_norm.data_ptr(), *matrices, site, panel)
         packed.kept = matrices  # a structure holds copies of others, and not what they point to
@@ -240,7 +240,7 @@ class Dense:
 
     def __init__(self, functions: ctypes.CDLL, numbers: str, linear: nn.Linear) -> None:
         self.functions, self.size = functions, linear.out_features
-        self.matrix = Matrix.of(linear.weight.data.T, numbers)
+        self.matrix = Matrix.of(linear.weight.data.T, numbers, 2 * functions.wide())
         self.bias = None if linear.bias is None else F.pad(linear.bias.data, (0, self.matrix.columns - self.size))
 
     def __call__(self, x: Float[Tensor, "n D"]) -> Float[Tensor, "n out"]:

@@ -14,7 +14,7 @@ from transformers.activations import GELUActivation
 
 from uniadgen.config import GenerateConfig
 from uniadgen.engine.canvas import Canvas
-from uniadgen.engine.native import BLOCK, Dense, Head, Matrix, Native, address, place, pointers, sequences
+from uniadgen.engine.native import WIDEST, Dense, Head, Matrix, Native, address, place, pointers, sequences
 from uniadgen.engine.slots import Slots
 
 SECONDS = 0.05  # after which no new step begins: whoever gives up, or comes, does not wait long for a large model
@@ -76,7 +76,7 @@ class NativePainter:
         first, activation, second = head.steps
         assert isinstance(first, Dense) and isinstance(second, Dense), "a head of codes"
         exact = isinstance(activation, GELUActivation) and activation.act is F.gelu
-        whole = not first.size % BLOCK and not second.size % BLOCK
+        whole = not first.size % (2 * WIDEST) and not second.size % (2 * WIDEST)
         return cls(native, codes, first, second, side) if exact and whole else None
 
     def paint(self, canvas: Canvas, slots: Sequence[Slots], count: int, steps: int, config: GenerateConfig) -> int:

@@ -1,4 +1,4 @@
-// Vectors of 16 numbers, as wide as AVX-512 has them; other processors take them in pieces.
+// Vectors of 16 numbers where there is AVX-512, elsewhere of 8, as AVX2 has them.
 #pragma once
 
 #include <algorithm>
@@ -10,15 +10,16 @@
 
 namespace {
 
-typedef float Vec __attribute__((vector_size(64), aligned(4), may_alias));
-typedef int32_t Ints __attribute__((vector_size(64), aligned(4), may_alias));
-constexpr int WIDE = 16, BLOCK = 2 * WIDE;  // numbers of a vector, columns of a block
-#define UNROLL _Pragma("GCC unroll 16")  // so that sums stay in registers
 #ifdef __AVX512F__
-constexpr int ROWS = 8;  // positions whose sums are kept in registers
+constexpr int WIDE = 16;  // numbers of a vector
+constexpr int ROWS = 8;   // positions whose sums are kept in registers
 #else
-constexpr int ROWS = 4;
+constexpr int WIDE = 8, ROWS = 4;
 #endif
+constexpr int BLOCK = 2 * WIDE;  // columns of a block
+typedef float Vec __attribute__((vector_size(4 * WIDE), aligned(4), may_alias));
+typedef int32_t Ints __attribute__((vector_size(4 * WIDE), aligned(4), may_alias));
+#define UNROLL _Pragma("GCC unroll 16")  // so that sums stay in registers
 
 inline Vec load(const float* from) { return *reinterpret_cast<const Vec*>(from); }
 inline void store(float* to, Vec x) { *reinterpret_cast<Vec*>(to) = x; }
@@ -26,10 +27,7 @@ inline Vec load(const uint16_t* half) {
 #if defined(__AVX512F__)
     return (Vec)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(half)));
 #elif defined(__F16C__)
-    float wide[WIDE];
-    for (int i = 0; i < WIDE; i += 8)
-        _mm256_storeu_ps(wide + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(half + i))));
-    return load(wide);
+    return (Vec)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(half)));
 #else
     float wide[WIDE];
     const _Float16* numbers = reinterpret_cast<const _Float16*>(half);
@@ -45,18 +43,23 @@ inline float sum(Vec x) {
     return total + x[0];
 }
 
-// Sums of 16 vectors: of each two, numbers STEP apart are added; where a place has that bit, those of the second.
+#ifdef __AVX512F__
+constexpr Ints PLACES = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+#else
+constexpr Ints PLACES = {0, 1, 2, 3, 4, 5, 6, 7};
+#endif
+
+// Sums of WIDE vectors: of each two, numbers STEP apart are added; where a place has that bit, those of the second.
 template <int STEP = 1>
 inline Vec sums(Vec* x) {
-    constexpr Ints at = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    constexpr Ints here = at + (at & STEP) / STEP * WIDE, there = here ^ STEP;
+    constexpr Ints here = PLACES + (PLACES & STEP) / STEP * WIDE, there = here ^ STEP;
     UNROLL for (int i = 0; i < WIDE / 2 / STEP; i++)
         x[i] = __builtin_shuffle(x[2 * i], x[2 * i + 1], here) + __builtin_shuffle(x[2 * i], x[2 * i + 1], there);
     if constexpr (2 * STEP < WIDE) return sums<2 * STEP>(x);
     return x[0];
 }
 
-// Adds x (R, depth) by w (depth, 16 V) to y (R, 16 V), whose rows lie so far apart. w is fetched AHEAD rows early.
+// Adds x (R, depth) by w (depth, WIDE V) to y (R, WIDE V), whose rows lie so far apart. w is fetched AHEAD rows early.
 template <int R, int V, int AHEAD, class Weight>
 inline void add_product(float* y, int64_t y_stride, const float* x, int64_t x_stride, const Weight* w, int64_t w_stride,
                         int64_t depth) {
@@ -92,7 +95,7 @@ inline void in_tiles(int64_t n, Use use) {
     }
 }
 
-inline float largest_of(const float* x, int64_t count) {  // a multiple of 16
+inline float largest_of(const float* x, int64_t count) {  // a multiple of WIDE
     Vec most = load(x);
     for (int64_t i = WIDE; i < count; i += WIDE) most = load(x + i) > most ? load(x + i) : most;
     float largest = most[0];

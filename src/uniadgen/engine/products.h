@@ -10,7 +10,7 @@
 namespace {
 
 struct Matrix {  // as that of native.py
-    const void* packed;    // (columns / 32, depth, 32), in int8 (columns / 32, depth / 4, 32, 4)
+    const void* packed;    // (columns / BLOCK, depth, BLOCK), in int8 (columns / BLOCK, depth / 4, BLOCK, 4)
     const float* scale;    // of every column, in int8
     const int32_t* sums;   // of every column, in int8
     int64_t depth, columns, bits;

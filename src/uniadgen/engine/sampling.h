@@ -9,7 +9,7 @@
 namespace {
 
 // Where the temperature is above 0. Only where the winner is not among the `top_k` likeliest are they looked for.
-// `room` (2 columns, a multiple of 16) is for it.
+// `room` (2 columns, a multiple of WIDE) is for it.
 int64_t sample(const float* logits, const float* noise, int64_t columns, float temperature, int64_t top_k,
                float* room) {
     float *scores = room, *sums = room + columns;

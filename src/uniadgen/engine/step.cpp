@@ -8,6 +8,9 @@
 
 extern "C" {
 
+// Numbers of a vector, by which weights are laid out.
+int wide() { return WIDE; }
+
 int has_int8() {
 #ifdef __AVX512VNNI__
     return 1;
