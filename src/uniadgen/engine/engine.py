@@ -18,9 +18,9 @@ from uniadgen.engine.sampling import sample
 from uniadgen.engine.slots import step
 from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration
 
-# Positions of a step, of all ads together: beyond, another one costs about what its drafts gain. On a CPU 4 made nano's
-# ads soonest of 1, 2, 4, 6, 8 and 16; on a GPU calculated from its arithmetic and memory, and not measured yet.
-POSITIONS = {"cpu": 4, "cuda": 128}
+# Positions of a step, of all ads together: beyond, another one costs about what its drafts gain. On a CPU 2 made nano's
+# ads soonest of 1, 2, 4, 8 and 16 (`bench drafts`); on a GPU calculated from its arithmetic and memory.
+POSITIONS = {"cpu": 2, "cuda": 128}
 KEPT = 4  # prompts without a history whose keys and values are kept: 7B takes about 0.5 MB for each token
 
 
