@@ -39,9 +39,9 @@ class GraphedPainter:
         if self.step.plain:  # it looks at these very slots
             return make()
         groups = tuple((len(group.owners), group.shared is not None) for group in slots)
-        shapes = tuple(
-            None if part is None else part.shape for part in (canvas.codes, canvas.known, canvas.noise, canvas.control)
-        )
+        order = canvas.staggered and canvas.staggered.first
+        parts = canvas.codes, canvas.known, canvas.noise, canvas.control, order
+        shapes = tuple(None if part is None else part.shape for part in parts)
         settings = config.temperature, config.image_top_k
         return self.kept.get((groups, shapes, count, self.step.layers.angles[0].data_ptr(), settings), make)
 
