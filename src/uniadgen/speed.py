@@ -98,9 +98,7 @@ class Bench:
         quick = {"in int8": in_int8(name)}
         if trained is not None:
             quick |= {trained: AdGenerator.from_pretrained(trained), f"{trained} in int8": in_int8(trained)}
-        self.quick = {
-            way: generator for way, generator in quick.items() if generator is not None
-        }  # they make other ads
+        self.quick = {way: made for way, made in quick.items() if made is not None}  # of these the ads are others
         self.config = self.ours.config
         self.name = name
         self.made: dict[int, bytes] = {}  # turn -> the ad made of it

@@ -8,6 +8,11 @@ Legend, for the whole package:
       PROMPT ───────────────────────────────────── CLICK_TEXT ──────── CLICK_IMAGE ─────
     <text> words </text> <image> K codes </image>
     PROMPT TEXT ──────── PROMPT  IMAGE── PROMPT
+
+Where rows of cells are staggered (`waves.py`), `<image>` stands before each of them:
+
+    <image> codes of a row  <image> codes of a row ... </image>
+    PROMPT  IMAGE ────────  ROW     IMAGE ────────     PROMPT
 """
 
 import math

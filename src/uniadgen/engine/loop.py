@@ -141,8 +141,11 @@ class Decoder:
     def _feed(self, wave: Wave, codes: Int[Tensor, "R K"]) -> Float[Tensor, "R n D"]:
         """The codes that a step feeds, and `<image>` where a row begins."""
         fed = torch.tensor(wave.fed, device=codes.device)
+        embeds = self._embed_codes(codes[:, fed.clamp(min=0)])
+        if NOTHING not in wave.fed:
+            return embeds
         begin = self._embed(torch.full((self.num_requests, 1), self.layout.start_image))
-        return torch.where((fed == NOTHING)[:, None], begin, self._embed_codes(codes[:, fed.clamp(min=0)]))
+        return torch.where((fed == NOTHING)[:, None], begin, embeds)
 
     def _control(self, batch: Batch, fused: Fused | None) -> Float[Tensor, "rows K C"]:
         """Computed once per picture; a branch that leaves the product or the history out has nothing of it."""
