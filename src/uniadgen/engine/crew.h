@@ -9,6 +9,9 @@
 #include <thread>
 #include <unistd.h>
 
+// Of OpenMP, if torch brought it along: its threads end, and come back when torch needs them.
+extern "C" int omp_pause_resource_all(int kind) __attribute__((weak));
+
 namespace {
 
 constexpr int PATIENCE = 2000;  // turns that a thread waits awake for more to do
@@ -82,7 +85,10 @@ class Hands {
    public:
     explicit Hands(int threads) : lent(threads > 1 ? crew_of(threads) : nullptr) {
         if (lent && !lent->taken.try_lock()) lent = nullptr;
-        if (lent) lent->awake = true;
+        if (!lent) return;
+        lent->awake = true;
+        // Those of torch's last operation would wait awake for the next one, on the cores that the crew needs.
+        if (omp_pause_resource_all) omp_pause_resource_all(1);
     }
     ~Hands() {
         if (!lent) return;
