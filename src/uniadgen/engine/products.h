@@ -1,7 +1,7 @@
 // Products of few positions by many weights: weights are read once, for all positions.
 #pragma once
 
-#include "crew.h"
+#include "hands.h"
 #include "numbers.h"
 
 #include <cstring>

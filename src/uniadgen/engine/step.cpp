@@ -22,18 +22,20 @@ int has_int8() {
 // x (n, width) becomes hidden states, in place. `reading`: only keys and values are wanted.
 void forward(const Decoder* decoder, const Sequence* sequences, int64_t count, float* x, const float* control,
              int64_t control_width, const float* cos, const float* sin, int reading, int threads) {
-    Hands hands(threads);
-    by_size(*decoder, [&]<int D>() {
-        Forward<D>(*decoder, sequences, count, x, cos, sin, hands).run(control, control_width, reading);
-        return 1;
+    with_hands(threads, [&](Hands& hands) {
+        by_size(*decoder, [&]<int D>() {
+            Forward<D>(*decoder, sequences, count, x, cos, sin, hands).run(control, control_width, reading);
+            return 1;
+        });
     });
 }
 
 // y (n, columns) = x (n, depth) by the matrix, and `bias` where there is one.
 void dense(const Matrix* m, const float* x, int64_t n, const float* bias, float* y, int threads) {
-    Hands hands(threads);
-    Reader reader;
-    dense(hands, reader, *m, x, n, bias, y, [](Vec y) { return y; });
+    with_hands(threads, [&](Hands& hands) {
+        Reader reader;
+        dense(hands, reader, *m, x, n, bias, y, [](Vec y) { return y; });
+    });
 }
 
 // One token for each of n rows of logits; `room` (2 columns) is for it.
@@ -46,9 +48,12 @@ void sample(const float* logits, const float* noise, int64_t n, int64_t columns,
 // At most so many steps of a canvas, and no new one after so many `seconds`: how many they were.
 int64_t paint(const Decoder* decoder, const Head* head, const Way* way, const Canvas* canvas, Sequence* sequences,
               const float* cos, const float* sin, int64_t most, double seconds, int threads) {
-    Hands hands(threads);
-    return by_size(*decoder, [&]<int D>() {
-        return Painting<D>(*decoder, *head, *way, *canvas, sequences, cos, sin, hands).run(most, seconds);
+    int64_t steps = 0;
+    with_hands(threads, [&](Hands& hands) {
+        steps = by_size(*decoder, [&]<int D>() {
+            return Painting<D>(*decoder, *head, *way, *canvas, sequences, cos, sin, hands).run(most, seconds);
+        });
     });
+    return steps;
 }
 }
