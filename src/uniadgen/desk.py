@@ -53,6 +53,7 @@ class Desk:
     def close(self) -> None:
         """Ends the work, within one step."""
         self.closed.set()
+        self.scheduler.bell.ring()
 
 
 class Order:

@@ -12,6 +12,7 @@ from uniadgen.data.prompt import Layout
 from uniadgen.engine.engine import Engine
 from uniadgen.engine.lookup import Lookup
 from uniadgen.engine.making import Making, Window
+from uniadgen.engine.rows import Rows
 from uniadgen.engine.sampling import Noise, draw
 from uniadgen.engine.together import FastDecoder
 
@@ -35,10 +36,10 @@ def decode(engine: Engine, layout: Layout, config: GenerateConfig, batch: Batch,
     scheduler = decoder.scheduler
     steps, step, painted = 0, scheduler.runner.step, scheduler._take_painted
 
-    def counted(windows: Sequence[Window]) -> tuple:
+    def counted(rows: Rows, windows: Sequence[Window]) -> tuple:
         nonlocal steps
-        steps += TOGETHER
-        return step(windows)
+        steps += len(windows)
+        return step(rows, windows)
 
     def counted_too(ad: Making, count: int, taken: int) -> None:
         nonlocal steps

@@ -9,10 +9,10 @@ import torch
 from uniadgen.config import GenerateConfig
 from uniadgen.data.batch import Row, collate
 from uniadgen.data.prompt import Layout
-from uniadgen.engine import native_painting
 from uniadgen.engine.engine import Engine
 from uniadgen.engine.loop import Decoder, Progress
 from uniadgen.engine.reference import Made, Reference
+from uniadgen.engine.ticket import Bell
 from uniadgen.engine.together import FastDecoder
 
 POINTS = ("kitchen mug", "dishwasher safe")
@@ -87,7 +87,7 @@ def rows_of_steps(decoder: FastDecoder) -> list[tuple[int, int]]:
 
     def listening(go_on):
         def heard(*given):
-            seen.append((scheduler.ads[0].cell, sum(len(group.owners) for group in scheduler.seats.in_use)))
+            seen.append((scheduler.ads[0].cell, sum(len(group.owners) for group in scheduler.seats.groups.values())))
             return go_on(*given)
 
         return heard
@@ -173,7 +173,7 @@ def test_known_codes_are_those_of_the_products_picture(model, branches) -> None:
 
 
 def test_cells_inside_have_the_products_codes_in_fewer_steps(model, layout: Layout, branches, monkeypatch) -> None:
-    monkeypatch.setattr(native_painting, "SECONDS", 0.0)  # it paints a step at a time
+    monkeypatch.setattr(Bell, "quiet", Bell.ring)  # it paints a step at a time
     made, steps = [], []
     for config in (PLAIN, replace(PLAIN, skip_product=True)):
         decoder = FastDecoder(Engine(model, positions=4), layout, config, [1], [POINTS])

@@ -13,6 +13,7 @@ from torch import Tensor
 from uniadgen.config import GenerateConfig
 from uniadgen.data.waves import Wave
 from uniadgen.engine.slots import Slots
+from uniadgen.engine.ticket import Bell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +87,10 @@ class Painter(Protocol):
     """
 
     unseen: int  # steps with drafts at a time, after which it is looked how many were right
+    picks: bool  # whether it, and the step beside it, take some rows of a group alone
 
-    def paint(self, canvas: Canvas, slots: Sequence[Slots], count: int, steps: int, config: GenerateConfig) -> int:
-        """At most so many steps; `canvas` is then further on. Returns how many."""
+    def paint(
+        self, canvas: Canvas, slots: Sequence[Slots], count: int, steps: int, config: GenerateConfig, bell: Bell
+    ) -> int:
+        """At most so many steps, fewer where the bell rings; `canvas` is then further on. Returns how many."""
         ...

@@ -66,11 +66,11 @@ class Making:
         generator: torch.Generator,
         points: Sequence[str],
         modality: str,
+        ticket: Ticket,
         lookup: Lookup | None = None,
     ) -> None:
-        self.layout, self.generator, self.lookup = layout, generator, lookup
+        self.layout, self.generator, self.ticket, self.lookup = layout, generator, ticket, lookup
         self.max_words, self.guidance = config.max_words, config.guidance
-        self.ticket = Ticket()
         lag, self.side = layout.config.model.row_lag, math.isqrt(layout.config.cells)
         self.staggered, self.lag = lag > 0, lag or self.side  # waves from where a row begins to where the next one does
         self.cells = layout.config.cells if "image" in modality else 0

@@ -223,7 +223,7 @@ def sequences(slots: Sequence[Slots]) -> NDArray[np.int64]:
         keys, values = addresses(group.keys, group.values)
         shared = (0, 0) if group.shared is None else addresses(*group.shared)
         fields = *shared, capacity * heads * room * size, room, group.skipped, *[0] * (FIELDS - COLUMN)
-        starts = range(0, 4 * len(group.owners) * heads * room * size, 4 * heads * room * size)
+        starts = [4 * row * heads * room * size for row in group.rows]
         rows += [[keys + start, values + start, *fields] for start in starts]
     return np.array(rows, np.int64)
 

@@ -2,7 +2,7 @@
 
 import ctypes
 from collections.abc import Sequence
-from ctypes import c_double, c_float, c_int64, c_void_p
+from ctypes import c_float, c_int64, c_void_p
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,8 +16,7 @@ from uniadgen.config import GenerateConfig
 from uniadgen.engine.canvas import Canvas
 from uniadgen.engine.native import WIDEST, Dense, Head, Matrix, Native, address, place, pointers, sequences
 from uniadgen.engine.slots import Slots
-
-SECONDS = 0.05  # after which no new step begins: whoever gives up, or comes, does not wait long for a large model
+from uniadgen.engine.ticket import Bell
 
 
 class _Head(ctypes.Structure):
@@ -61,10 +60,10 @@ class _Way(ctypes.Structure):
 class NativePainter:
     """The `Painter` of layers that are stepped through by compiled functions.
 
-    It stops, too, where a picture has another row of cells or comes to its end, and after `SECONDS`.
+    It stops, too, where a picture has another row of cells or comes to its end.
     """
 
-    unseen = 8
+    unseen, picks = 8, True
 
     def __init__(self, native: Native, codes: Float[Tensor, "Q D"], first: Dense, second: Dense, side: int) -> None:
         self.native, self.codes, self.side, self.linears = native, codes.contiguous(), side, (first, second)
@@ -79,8 +78,10 @@ class NativePainter:
         whole = not first.size % (2 * WIDEST) and not second.size % (2 * WIDEST)
         return cls(native, codes, first, second, side) if exact and whole else None
 
-    def paint(self, canvas: Canvas, slots: Sequence[Slots], count: int, steps: int, config: GenerateConfig) -> int:
-        """As `Painter`."""
+    def paint(
+        self, canvas: Canvas, slots: Sequence[Slots], count: int, steps: int, config: GenerateConfig, bell: Bell
+    ) -> int:
+        """As `Painter`. Meanwhile other threads may run, and ring the bell."""
         tables = canvas.staggered
         count = count if tables is None else tables.fed.shape[1]
         rows, where = sequences(slots), np.empty((2, len(canvas.owner), count), np.int64)
@@ -95,6 +96,6 @@ class NativePainter:
             c_void_p(rows.ctypes.data),
             *pointers(*self.native.angles),
             c_int64(steps),
-            c_double(SECONDS),
+            ctypes.byref(bell.rung),
             torch.get_num_threads(),
         )

@@ -4,8 +4,6 @@
 #include "decoder.h"
 #include "sampling.h"
 
-#include <chrono>
-
 namespace {
 
 // As the structures of native_painting.py.
@@ -41,15 +39,11 @@ class Painting {
           begins(on.rows), next(on.pictures * way.count),
           forward(decoder, sequences, on.rows, x.data(), cos, sin, hands) {}
 
-    // Until a picture has another row of cells or comes to its end, or there were `most` steps, or it took so many
-    // seconds. How many steps there were.
-    int64_t run(int64_t most, double seconds) {
-        const auto began = std::chrono::steady_clock::now();
-        for (int64_t steps = 1;; steps++) {
-            const bool far = step();
-            const std::chrono::duration<double> took = std::chrono::steady_clock::now() - began;
-            if (far || steps == most || took.count() > seconds) return steps;
-        }
+    // Until a picture has another row of cells or comes to its end, or there were `most` steps, or the bell, which
+    // other threads ring, is not 0. How many steps there were.
+    int64_t run(int64_t most, const int64_t* bell) {
+        for (int64_t steps = 1;; steps++)
+            if (step() || steps == most || __atomic_load_n(bell, __ATOMIC_RELAXED)) return steps;
     }
 
    private:

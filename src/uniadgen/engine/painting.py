@@ -15,6 +15,7 @@ from uniadgen.engine.layers import Head
 from uniadgen.engine.recent import Recent
 from uniadgen.engine.sampling import sample, settle
 from uniadgen.engine.slots import Places, Slots
+from uniadgen.engine.ticket import Bell
 
 KEPT = 4  # paintings used last: it takes a while to make one
 
@@ -22,14 +23,16 @@ KEPT = 4  # paintings used last: it takes a while to make one
 class GraphedPainter:
     """The `Painter` of layers on a GPU."""
 
-    unseen = 4
+    unseen, picks = 4, False
 
     def __init__(self, step: GraphedStep, codes: Float[Tensor, "Q D"], head: Head) -> None:
         self.step, self.codes, self.head = step, codes, head
         self.kept: Recent[Painting] = Recent(KEPT)
 
-    def paint(self, canvas: Canvas, slots: Sequence[Slots], count: int, steps: int, config: GenerateConfig) -> int:
-        """As `Painter`; the host does not wait for the steps."""
+    def paint(
+        self, canvas: Canvas, slots: Sequence[Slots], count: int, steps: int, config: GenerateConfig, bell: Bell
+    ) -> int:
+        """As `Painter`; the host does not wait for the steps, and nobody for the host: the bell is not heard."""
         self.painting(canvas, slots, count, config).run(canvas, slots, steps)
         return steps
 

@@ -1,4 +1,4 @@
-"""The runner: one step of all ads, words and cells together, or many at once while all of them paint."""
+"""The runner: one step of some ads, words and cells together, or many at once of those that paint."""
 
 from collections.abc import Callable, Sequence
 from itertools import count as count_from
@@ -11,10 +11,12 @@ from torch import Tensor
 from uniadgen.config import GenerateConfig
 from uniadgen.data.waves import NOTHING
 from uniadgen.engine.engine import Engine
-from uniadgen.engine.making import Window
+from uniadgen.engine.making import Making, Window
+from uniadgen.engine.rows import Rows
 from uniadgen.engine.sampling import guide, settle
 from uniadgen.engine.seats import Seats
 from uniadgen.engine.slots import Places
+from uniadgen.engine.ticket import Bell
 
 
 class Runner:
@@ -24,83 +26,84 @@ class Runner:
         self.engine, self.model, self.config, self.seats = engine, engine.model, config, seats
         self.positions, self.painter = engine.positions, engine.painter
 
-    @property
-    def ahead(self) -> int:
-        """Positions of each ad in a step: the fewer ads there are, the more drafts."""
-        return max(1, min(self.positions // max(len(self.seats.ads), 1), self.seats.most))
+    def ahead(self, number: int) -> int:
+        """Positions of each of so many ads in a step: the fewer there are, the more drafts."""
+        return max(1, min(self.positions // number, self.seats.most))
 
-    @property
-    def paints_on(self) -> bool:
-        """Whether nobody wants anything but more cells, and there is who paints many at once."""
-        return self.painter is not None and bool(self.seats.ads) and all(ad.paints_on for ad in self.seats.ads)
+    def parts(self, ads: Sequence[Making]) -> tuple[list[Making], list[Making]]:
+        """Who takes one step, and who paints many at once, while others write only where the painter picks its rows."""
+        if self.painter is None or not (self.painter.picks or all(ad.paints_on for ad in ads)):
+            return [*ads], []
+        return [ad for ad in ads if not ad.paints_on], [ad for ad in ads if ad.paints_on]
 
-    def paint(self) -> tuple[list[int], int]:
+    def paint(self, rows: Rows, bell: Bell) -> tuple[list[int], int]:
         """How many waves each picture is further on, and in how many steps: the host looks only when they are there."""
-        assert self.painter is not None, "only where it `paints_on`"
-        seats = self.seats
-        count = 1 if seats.staggered else self.ahead
-        steps = self.painter.unseen if count > 1 else min(ad.to_look for ad in seats.ads)
-        self._draw_ahead(steps * count)
-        canvas = seats.canvas()
-        steps = self.painter.paint(canvas, seats.in_use, count, steps, self.config)
-        seats.codes[seats.slots] = canvas.codes
+        assert self.painter is not None, "only for who paints many at once"
+        seats, ads = self.seats, rows.ads
+        count = 1 if seats.staggered else self.ahead(len(ads))
+        steps = self.painter.unseen if count > 1 else min(ad.to_look for ad in ads)
+        self._draw_ahead(ads, steps * count)
+        canvas = seats.canvas(rows)
+        steps = self.painter.paint(canvas, rows.groups, count, steps, self.config, bell)
+        seats.codes[rows.slots] = canvas.codes
         if count == 1 and not seats.staggered:  # while a GPU paints
-            self._draw_ahead(steps + seats.side)
+            self._draw_ahead(ads, steps + seats.side)
         if count == 1:
-            return [steps] * len(seats.ads), steps
-        return [wave - ad.wave for ad, wave in zip(seats.ads, canvas.cell.tolist(), strict=True)], steps
+            return [steps] * len(ads), steps
+        return [wave - ad.wave for ad, wave in zip(ads, canvas.cell.tolist(), strict=True)], steps
 
-    def _draw_ahead(self, waves: int) -> None:
+    def _draw_ahead(self, ads: Sequence[Making], waves: int) -> None:
         """The noise of all cells that so many waves may paint."""
         if self.config.temperature:
-            self.seats.noise.draw_until([(ad, ad.reached(waves)) for ad in self.seats.ads])
+            self.seats.noise.draw_until([(ad, ad.reached(waves)) for ad in ads])
 
-    def step(self, windows: Sequence[Window]) -> tuple[list[list[int]], list[int]]:
+    def step(self, rows: Rows, windows: Sequence[Window]) -> tuple[list[list[int]], list[int]]:
         """The words that came out for each ad, and how many of its waves are right. May be done over again."""
         seats, place = self.seats, self.seats.place
         count = max(len(window.words) for window in windows)
-        plan = [w.padded(count, seats.cells, ad.fed) for ad, w in zip(seats.ads, windows, strict=True)]
+        plan = [w.padded(count, seats.cells, ad.fed) for ad, w in zip(rows.ads, windows, strict=True)]
         word, code, cell, places, sees = place(plan).unbind(1)  # (R, k) each
-        first = place([ad.fed for ad in seats.ads])[:, None]
+        first = place([ad.fed for ad in rows.ads])[:, None]
         column = first + torch.arange(count, device=seats.device)
-        at = Places(*(seats.start + numbers[seats.owner] for numbers in (places, column, sees)))
-        firsts = [start + seats.ads[owner].fed for start, owner in seats.starts]
+        at = Places(*(rows.start + numbers[rows.owner] for numbers in (places, column, sees)))
+        firsts = [start + rows.ads[owner].fed for start, owner in rows.starts]
         control = None
         if seats.control is not None and any(window.paints for window in windows):
-            control = seats.control[seats.control_row, cell[seats.owner]]
-        embeds = self._embed(word, code, windows)[seats.owner]
-        hidden = self.engine.step(seats.in_use, embeds, at, control, firsts).flatten(0, 1)
-        return self._sample_words(windows, hidden, count), self._sample_cells(windows, hidden, count)
+            control = seats.control[rows.control_row, cell[rows.owner]]
+        embeds = self._embed(rows, word, code, windows)[rows.owner]
+        hidden = self.engine.step(rows.groups, embeds, at, control, firsts).flatten(0, 1)
+        return self._sample_words(rows, windows, hidden, count), self._sample_cells(rows, windows, hidden, count)
 
     def _embed(
-        self, word: Int[Tensor, "R k"], code: Int[Tensor, "R k"], windows: Sequence[Window]
+        self, rows: Rows, word: Int[Tensor, "R k"], code: Int[Tensor, "R k"], windows: Sequence[Window]
     ) -> Float[Tensor, "R k D"]:
         """The codes of these cells, or words where there are none."""
         if not any(window.paints for window in windows):
             return self.model.get_input_embeddings()(word)
         seats = self.seats
-        codes = self.engine.codes[seats.codes[seats.slot, code.clamp(min=0)]]
+        codes = self.engine.codes[seats.codes[rows.slot, code.clamp(min=0)]]
         if all(window.paints and 0 < window.cells[0] < seats.cells for window in windows) and not seats.staggered:
             return codes
         return torch.where((code == NOTHING)[..., None], self.model.get_input_embeddings()(word), codes)
 
-    def _sample_words(self, windows: Sequence[Window], hidden: Float[Tensor, "L D"], count: int) -> list[list[int]]:
+    def _sample_words(
+        self, rows: Rows, windows: Sequence[Window], hidden: Float[Tensor, "L D"], count: int
+    ) -> list[list[int]]:
         """Those that follow the positions that ask for one."""
         asking = [(number, window) for number, window in enumerate(windows) if window.says]
         words: list[list[int]] = [[] for _ in windows]
         if not asking:
             return words
-        logits = self._guided(self._score_words, hidden, asking, count)
+        logits = self._guided(rows, self._score_words, hidden, asking, count)
         allowed = [ids for _, window in asking for ids in window.allowed]
         if allowed:
             barred = torch.ones(logits.shape, dtype=torch.bool)
-            for row, ids in zip(barred, allowed, strict=True):
-                row[ids] = False
+            for bars, ids in zip(barred, allowed, strict=True):
+                bars[ids] = False
             logits = logits.masked_fill(barred.to(logits.device), float("-inf"))
         noise = None
         if self.config.temperature:
-            ads = self.seats.ads
-            noise = torch.cat([ads[number].noise.peek(w.says, logits.shape[-1]) for number, w in asking])
+            noise = torch.cat([rows.ads[number].noise.peek(w.says, logits.shape[-1]) for number, w in asking])
         sampled = iter(self.engine.sample(logits, self.config.temperature, self.config.text_top_k, noise).tolist())
         for number, window in asking:
             words[number] = list(islice(sampled, window.says))
@@ -113,19 +116,21 @@ class Runner:
     def _score_codes(self, hidden: Float[Tensor, "P D"], owners: Int[Tensor, "P"]) -> Float[Tensor, "P Q"]:
         return self.engine.image_logits(hidden)
 
-    def _sample_cells(self, windows: Sequence[Window], hidden: Float[Tensor, "L D"], count: int) -> list[int]:
+    def _sample_cells(
+        self, rows: Rows, windows: Sequence[Window], hidden: Float[Tensor, "L D"], count: int
+    ) -> list[int]:
         """Codes where positions ask for them, and how many waves are right: all whose draft before was right."""
         asking = [(number, window) for number, window in enumerate(windows) if window.paints]
         right = [0] * len(windows)
         if not asking:
             return right
         seats = self.seats
-        logits = self._guided(self._score_codes, hidden, asking, count)
-        slot = seats.place([seats.ads[number].slot for number, window in asking for _ in window.asks])
+        logits = self._guided(rows, self._score_codes, hidden, asking, count)
+        slot = seats.place([rows.ads[number].slot for number, window in asking for _ in window.asks])
         cell = seats.place([window.cells[at] for _, window in asking for at in window.asks])
         noise = None
         if self.config.temperature:
-            seats.noise.draw_until([(seats.ads[n], window.cells[window.asks[-1]] + 1) for n, window in asking])
+            seats.noise.draw_until([(rows.ads[n], window.cells[window.asks[-1]] + 1) for n, window in asking])
             noise = seats.noise.table[slot, cell % seats.noise.depth]
         codes = self.engine.sample(logits, self.config.temperature, self.config.image_top_k, noise)
         if seats.known is not None:
@@ -138,7 +143,7 @@ class Runner:
         for number, window in asking:
             match = list(islice(matches, window.paints))[:-1]
             right[number] = 1 + next((at for at, same in enumerate(match) if not same), len(match))
-            self._draft_next(seats.ads[number].slot, window.cells[-1])
+            self._draft_next(rows.ads[number].slot, window.cells[-1])
         return right
 
     def _draft_next(self, slot: int, last: int) -> None:
@@ -151,6 +156,7 @@ class Runner:
 
     def _guided(
         self,
+        rows: Rows,
         head: Callable[[Tensor, Tensor], Tensor],
         hidden: Float[Tensor, "L D"],
         asking: Sequence[tuple[int, Window]],
@@ -160,15 +166,15 @@ class Runner:
 
         `head` is given the hidden states, and whose they are: twice the ad's slot, and one more for its other branch.
         """
-        place, row_of = self.seats.place, self.seats.row_of
-        places = [(self.seats.ads[number], at) for number, window in asking for at in window.asks]
+        place, row_of = self.seats.place, rows.row_of
+        places = [(rows.ads[number], at) for number, window in asking for at in window.asks]
         asks = [(ad, branch, at) for branch in (0, 1) for ad, at in places if (ad, branch) in row_of]
-        rows = [row_of[ad, branch] * count + at for ad, branch, at in asks]
-        asked = hidden if rows == list(range(len(hidden))) else hidden[place(rows)]
+        lines = [row_of[ad, branch] * count + at for ad, branch, at in asks]
+        asked = hidden if lines == list(range(len(hidden))) else hidden[place(lines)]
         logits = head(asked, place([2 * ad.slot + branch for ad, branch, _ in asks])).float()
-        if len(rows) == len(places):
+        if len(lines) == len(places):
             return logits
-        if len(rows) < 2 * len(places):  # where there is no other branch, it is the same
+        if len(lines) < 2 * len(places):  # where there is no other branch, it is the same
             others = count_from(len(places))
             other = [next(others) if (ad, 1) in row_of else number for number, (ad, _) in enumerate(places)]
             logits = logits[place([*range(len(places)), *other])]

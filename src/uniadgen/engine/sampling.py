@@ -51,8 +51,11 @@ def settle(codes: Int[Tensor, "*L"], known: Int[Tensor, "*L"]) -> Int[Tensor, "*
     return torch.where(known >= 0, known, codes)
 
 
+DRAWN = 8  # words whose noise is drawn together: one at a time takes longer than it is worth
+
+
 class Noise:
-    """The noise of one request's words, drawn ahead where drafts are verified; what is drawn and not used goes back."""
+    """The noise of one request's words, drawn some words ahead; what is drawn and not used goes back."""
 
     def __init__(self, generator: torch.Generator) -> None:
         self.generator = generator
@@ -64,7 +67,7 @@ class Noise:
         """The noise of the next `count` words."""
         here = 0 if self.ahead is None else len(self.ahead)
         if here < count:
-            more = draw([self.generator], count - here, size)[0]
+            more = draw([self.generator], max(count - here, DRAWN), size)[0]
             self.ahead = more if self.ahead is None else torch.cat([self.ahead, more])
         assert self.ahead is not None, "at least one word is asked for"
         return self.ahead[:count]

@@ -1,4 +1,4 @@
-"""The scheduler: ads join and leave at any step, each at a position of its own, words and cells in one step."""
+"""The scheduler: ads join and leave at any step, each at a position of its own; some write while others paint."""
 
 import threading
 from collections import deque
@@ -18,7 +18,7 @@ from uniadgen.engine.making import Making, Window
 from uniadgen.engine.reading import read
 from uniadgen.engine.runner import Runner
 from uniadgen.engine.seats import Seats
-from uniadgen.engine.ticket import QueueFull, Ticket
+from uniadgen.engine.ticket import Bell, QueueFull, Ticket
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +51,7 @@ class Scheduler:
         self.num_slots, self.queue = num_slots, queue
         self.waiting: deque[Order] = deque()
         self.lock = threading.Condition()  # of `waiting`
+        self.bell = Bell()
         self.seats = Seats(engine, layout, num_slots)
         self.runner = Runner(engine, config, self.seats)
 
@@ -83,60 +84,73 @@ class Scheduler:
         config = self.config if guidance is None else replace(self.config, guidance=guidance)
         lookups = [Lookup.of(batch, row) if self.seats.most > 1 else None for row in range(len(generators))]
         parts = zip(generators, selling_points, lookups, strict=True)
-        ads = tuple(Making(self.layout, config, g, points, modality, lookup) for g, points, lookup in parts)
+        ads = tuple(
+            Making(self.layout, config, g, points, modality, Ticket(self.bell), lookup) for g, points, lookup in parts
+        )
         with self.lock:
             waiting = sum(len(order.ads) for order in self.waiting)
             if waiting + len(ads) > self.queue and not goes_on:
                 raise QueueFull(f"{waiting} ads are waiting, expected at most {self.queue}: try again later")
             self.waiting.append(Order(batch, ads, "image" in modality))
             self.lock.notify_all()
+        self.bell.ring()
         return [ad.ticket for ad in ads]
 
     @torch.no_grad()
     def step(self) -> bool:
-        """Who was given up leaves, who is next joins, and all go one step on. False where there is nothing to do.
+        """Who was given up leaves, who is next joins, and all go on. False where there is nothing to do.
 
-        A step that fails costs the ad that joined last, and no other: most likely there was no memory for it.
+        Who writes or begins takes one step; then those who paint take some, until there is something to be told, or
+        the bell rings. Where the painter cannot pick them, one step is everybody's. One that fails costs the ad in it
+        that joined last, and no other: most likely there was no memory for it.
         """
+        self.bell.quiet()
         self._let_go()
         self._admit()
         self.seats.end_guidance()
-        if self.runner.paints_on:
-            try:
-                self._paint()
-            except Exception as error:
-                self._end(self.ads[-1], error)
-            return True
-        windows = self._windows()
-        if not windows:
+        if not self.ads:
             return bool(self.waiting)
+        others, painting = self.runner.parts(self.ads)
+        self._write(others)
+        self._paint(painting)
+        return True
+
+    def _write(self, ads: Sequence[Making]) -> None:
+        """One step of these, whatever they feed."""
+        windows = self._windows(ads)
+        if not windows:
+            return
         try:
-            made = self.runner.step(windows)
+            made = self.runner.step(self.seats.rows([*windows]), [*windows.values()])
         except Exception as error:
-            self._end(self.ads[-1], error)
-            return True
-        for ad, window, words, right in zip(tuple(self.ads), windows, *made, strict=True):
+            self._end([*windows][-1], error)
+            return
+        for (ad, window), words, right in zip(windows.items(), *made, strict=True):
             try:
                 self._take(ad, window, words, right)
             except Exception as error:
                 self._end(ad, error)
-        return True
 
-    def _windows(self) -> list[Window]:
+    def _windows(self, ads: Sequence[Making]) -> dict[Making, Window]:
         """What each ad feeds."""
-        windows = []
-        for ad in tuple(self.ads):
+        windows = {}
+        for ad in ads:
             try:
-                windows.append(ad.window(self.runner.ahead))
+                windows[ad] = ad.window(self.runner.ahead(len(ads)))
             except Exception as error:
                 self._end(ad, error)
         return windows
 
-    def _paint(self) -> None:
-        """More cells of all pictures."""
-        waves, steps = self.runner.paint()
-        for ad, count in zip(tuple(self.ads), waves, strict=True):
-            self._take_painted(ad, count, steps)
+    def _paint(self, ads: Sequence[Making]) -> None:
+        """More cells of these pictures."""
+        if not ads:
+            return
+        try:
+            waves, steps = self.runner.paint(self.seats.rows(ads), self.bell)
+            for ad, count in zip(ads, waves, strict=True):
+                self._take_painted(ad, count, steps)
+        except Exception as error:
+            self._end(ads[-1], error)
 
     def wait(self, seconds: float) -> None:
         """Sleeps until somebody asks for an ad, at most so long."""

@@ -1,4 +1,4 @@
-"""Where ads in the making sit: who has which slot, what the device keeps for it, and the rows of a step."""
+"""Where ads in the making sit: who has which slot, and what the device keeps for it."""
 
 from collections.abc import Hashable, Sequence
 from math import isqrt
@@ -16,11 +16,13 @@ from uniadgen.engine.layers import Prefix
 from uniadgen.engine.making import Making
 from uniadgen.engine.noise import PictureNoise
 from uniadgen.engine.reading import Read
+from uniadgen.engine.recent import Recent
+from uniadgen.engine.rows import Owner, Rows
 from uniadgen.engine.sampling import settle
 from uniadgen.engine.slots import Slots
 
 MOST = 16  # positions of one ad in a step: of more drafts hardly one is right
-Owner = tuple[Making, int]  # of a row: an ad, and which branch of guidance
+CHOICES = 2  # whose rows are remembered: those who paint, and the others
 
 
 class Seats:
@@ -35,6 +37,7 @@ class Seats:
         self.ads: list[Making] = []  # by the time they joined
         self.free = [*reversed(range(num_slots))]
         self.groups: dict[Hashable, Slots] = {}
+        self.chosen: Recent[Rows] = Recent(CHOICES)
         self.cells, size = layout.config.cells, layout.config.model.num_codes
         self.side, lag = isqrt(self.cells), engine.model.config.row_lag
         self.most = min(engine.positions, MOST)  # positions of one ad in a step
@@ -79,7 +82,7 @@ class Seats:
                 self._keep_control(2 * ad.slot + branch, found.control[row])
             if self.alike is not None and found.alike is not None:
                 self.alike[2 * ad.slot + branch] = found.alike[row]
-        self._arrange()
+        self.chosen = Recent(CHOICES)
 
     def leave(self, ad: Making) -> None:
         """Out of its slot, if it has one, with all that it kept there."""
@@ -90,7 +93,12 @@ class Seats:
 
     def end_guidance(self) -> None:
         """The other branch of who is not guided any more leaves."""
-        self._empty([(ad, 1) for ad in self.ads if not ad.guided and (ad, 1) in self.row_of])
+        here = {owner for group in self.groups.values() for owner in group.owners}
+        self._empty([(ad, 1) for ad in self.ads if not ad.guided and (ad, 1) in here])
+
+    def rows(self, ads: Sequence[Making]) -> Rows:
+        """Those of some ads, in the order in which they joined."""
+        return self.chosen.get(tuple(ads), lambda: Rows(ads, self.groups.values(), self.place))
 
     def rows_of(self, ad: Making) -> Int[Tensor, "1 k"]:
         """The codes of all its whole rows of cells, on the host: others take the slot."""
@@ -102,23 +110,22 @@ class Seats:
         tensor = torch.from_numpy(array.astype(np.float32) if array.dtype == np.float64 else array)
         return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
 
-    def canvas(self) -> Canvas:
-        """Where the pictures of all ads stand."""
-        if self.controls is None and self.control is not None:
-            self.controls = self.control[self.control_row[:, 0]]
-        rows = [[self.row_of.get((ad, branch), self.row_of[ad, 0]) for ad in self.ads] for branch in (0, 1)]
-        offset = self.place([ad.begun for ad in self.ads])[:, None]
+    def canvas(self, rows: Rows) -> Canvas:
+        """Where the pictures of these ads stand."""
+        if rows.controls is None and self.control is not None:
+            rows.controls = self.control[rows.control_row[:, 0]]
+        offset = self.place([ad.begun for ad in rows.ads])[:, None]
         return Canvas(
-            codes=self.codes[self.slots],
-            cell=self.place([ad.wave for ad in self.ads]),
-            end=self.place([ad.end for ad in self.ads]),
-            known=None if self.known is None else self.known[self.slots],
-            noise=self.noise.table[self.slots],
-            guidance=self.place([float(ad.guidance) for ad in self.ads])[:, None, None],
-            start=self.start + offset[self.owner],
-            owner=self.owner,
-            branches=self.place(rows),
-            control=self.controls,
+            codes=self.codes[rows.slots],
+            cell=self.place([ad.wave for ad in rows.ads]),
+            end=self.place([ad.end for ad in rows.ads]),
+            known=None if self.known is None else self.known[rows.slots],
+            noise=self.noise.table[rows.slots],
+            guidance=self.place([float(ad.guidance) for ad in rows.ads])[:, None, None],
+            start=rows.start + offset[rows.owner],
+            owner=rows.owner,
+            branches=self.place(rows.branches),
+            control=rows.controls,
             staggered=self.staggered,
         )
 
@@ -149,20 +156,4 @@ class Seats:
                 group.leave(owner)
             if group.shared is not None and not group.owners:
                 del self.groups[key]
-        self._arrange()
-
-    def _arrange(self) -> None:
-        """Who stands in which row: after somebody came or went."""
-        self.in_use = [group for group in self.groups.values() if group.owners]
-        owners: list[Owner] = [owner for group in self.in_use for owner in group.owners]
-        number = {ad: number for number, ad in enumerate(self.ads)}
-        self.row_of = {owner: row for row, owner in enumerate(owners)}
-        self.starts = [(ad.lengths[branch], number[ad]) for ad, branch in owners]
-        self.owner = self.place([owner for _, owner in self.starts])
-        self.start = self.place([start for start, _ in self.starts])[:, None]
-        slots = [ad.slot for ad in self.ads]
-        self.slot = self.place(slots)[:, None]
-        in_turn = bool(slots) and slots == [*range(slots[0], slots[0] + len(slots))]
-        self.slots = slice(slots[0], slots[0] + len(slots)) if in_turn else self.slot[:, 0]  # nothing is copied then
-        self.controls: Tensor | None = None  # of all rows, once they are needed
-        self.control_row = self.place([2 * ad.slot + branch for ad, branch in owners])[:, None]
+        self.chosen = Recent(CHOICES)

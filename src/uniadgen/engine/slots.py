@@ -1,6 +1,7 @@
 """Where rows keep their keys and values: in place, each at a position of its own, coming and going as they like."""
 
 from collections.abc import Hashable, Sequence
+from copy import copy
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
@@ -50,6 +51,7 @@ class Slots:
         self.shared = None if shared is None else Prefix(*(narrowed(numbers, dtype) for numbers in shared))
         self.skipped = 0 if shared is None else shared.keys.shape[2]  # positions that stand in no column
         self.owners: list[Any] = []  # of the rows in use
+        self.chosen: list[int] | None = None  # numbers of rows, where these are some of another's
 
     def reserve(self, room: int) -> None:
         """Makes place for so many columns, and some more: what is here is copied, which should not happen often."""
@@ -75,6 +77,19 @@ class Slots:
             self.keys[:, row], self.values[:, row] = self.keys[:, last], self.values[:, last]
             self.owners[row] = self.owners[last]
         self.owners.pop()
+
+    def some(self, owners: Sequence[Hashable]) -> "Slots":
+        """The rows of these alone, for who reads `rows`: nothing is copied. Right until somebody joins or leaves."""
+        if len(owners) == len(self.owners):
+            return self
+        part = copy(self)
+        part.owners, part.chosen = [*owners], [self.owners.index(owner) for owner in owners]
+        return part
+
+    @property
+    def rows(self) -> Sequence[int]:
+        """Where each owner's keys and values are."""
+        return range(len(self.owners)) if self.chosen is None else self.chosen
 
     def aim(self, at: Places, firsts: Sequence[int]) -> None:
         """The step is at these places of the rows; `firsts` are the first columns."""

@@ -45,13 +45,13 @@ void sample(const float* logits, const float* noise, int64_t n, int64_t columns,
         tokens[row] = sample(logits + row * columns, noise + row * columns, columns, temperature, top_k, room);
 }
 
-// At most so many steps of a canvas, and no new one after so many `seconds`: how many they were.
+// At most so many steps of a canvas, and no new one once the bell was rung: how many they were.
 int64_t paint(const Decoder* decoder, const Head* head, const Way* way, const Canvas* canvas, Sequence* sequences,
-              const float* cos, const float* sin, int64_t most, double seconds, int threads) {
+              const float* cos, const float* sin, int64_t most, const int64_t* bell, int threads) {
     int64_t steps = 0;
     with_hands(threads, [&](Hands& hands) {
         steps = by_size(*decoder, [&]<int D>() {
-            return Painting<D>(*decoder, *head, *way, *canvas, sequences, cos, sin, hands).run(most, seconds);
+            return Painting<D>(*decoder, *head, *way, *canvas, sequences, cos, sin, hands).run(most, bell);
         });
     });
     return steps;
