@@ -124,7 +124,8 @@ class Drafts:
 
     def _make(self, numbers: Sequence[int], ahead: int) -> dict[str, np.ndarray]:
         """The ads with these seeds; what their steps gave."""
-        self.generator.engine.positions = ahead * len(numbers)
+        engine = self.generator.engine
+        engine.positions = engine.cells = ahead * len(numbers)
         examples = [self.examples[number % len(self.examples)] for number in numbers]
         ads, counts = make(self.generator, self.generator.ask(examples, numbers))
         for number, made in zip(numbers, ads, strict=True):

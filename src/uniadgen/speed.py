@@ -197,9 +197,9 @@ class Bench:
 
     def _without_drafts(self, turn: int) -> None:
         engine = self.ours.engine
-        positions, engine.positions = engine.positions, 1
+        before, engine.positions, engine.cells = (engine.positions, engine.cells), 1, 1
         self._unseen(turn)
-        engine.positions = positions
+        engine.positions, engine.cells = before
 
     def _laid_out(self, generator: AdGenerator, example: Example, seed: int) -> Batch:
         shown = generator.choose(example.product, example.clicks, seed)

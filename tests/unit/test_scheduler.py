@@ -95,9 +95,9 @@ def slots_of(scheduler: Scheduler) -> int:
 
 @pytest.mark.parametrize(("positions", "seed"), [(1, 0), (1, 1), (9, 2)])
 def test_an_ad_is_what_it_is_alone_whenever_it_joins(engine, layout, submit, alone, positions: int, seed: int) -> None:
-    engine.positions = positions
+    engine.positions = engine.cells = positions
     scheduler = Scheduler(engine, layout, CONFIG, num_slots=3)
-    engine.positions = 1  # of those that are made alone
+    engine.positions = engine.cells = 1  # of those that are made alone
     rng, tickets = np.random.default_rng(seed), {}
     for asked in rng.permutation(ASKED).tolist():
         tickets[tuple(asked)] = submit(scheduler, *asked)

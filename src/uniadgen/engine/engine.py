@@ -18,9 +18,10 @@ from uniadgen.engine.sampling import sample
 from uniadgen.engine.slots import step
 from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration
 
-# Positions of a step, of all ads together: beyond, another one costs about what its drafts gain. On a CPU 2 made nano's
-# ads soonest of 1, 2, 4, 8 and 16 (`bench drafts`); on a GPU calculated from its arithmetic and memory.
+# Positions of a step, of all ads together: beyond, another one costs about what its drafts gain. Measured on a CPU with
+# nano (`bench engine`, `bench drafts`); on a GPU calculated from its arithmetic and memory.
 POSITIONS = {"cpu": 2, "cuda": 128}
+CELLS = {"cpu": 1, "cuda": 128}  # as long as nothing but cells is fed: fewer drafts of them are right
 KEPT = 4  # prompts without a history whose keys and values are kept: 7B takes about 0.5 MB for each token
 
 
@@ -62,7 +63,8 @@ class Engine:
             self.codes = model.prepare_embeddings_for_image_generation(codes)  # (Q, D)
         self.prefixes: Recent[Prefix] = Recent(KEPT)
         self.painter = self._painter(native)
-        self.positions = positions or POSITIONS.get(self.device.type, 1)
+        kind = self.device.type
+        self.positions, self.cells = positions or POSITIONS.get(kind, 1), positions or CELLS.get(kind, 1)
 
     def _step(self, plain_torch: bool) -> tuple[Any, str]:
         """What takes a step, and its name."""

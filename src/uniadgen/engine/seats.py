@@ -40,7 +40,7 @@ class Seats:
         self.chosen: Recent[Rows] = Recent(CHOICES)
         self.cells, size = layout.config.cells, layout.config.model.num_codes
         self.side, lag = isqrt(self.cells), engine.model.config.row_lag
-        self.most = min(engine.positions, MOST)  # positions of one ad in a step
+        self.most = min(max(engine.positions, engine.cells), MOST)  # positions of one ad in a step
         self.widest = self.most  # with those of staggered rows
         unseen = self.most * (engine.painter.unseen if engine.painter else 1)
         self.staggered: Staggered | None = None
