@@ -29,9 +29,9 @@ class Engine:
     """One loaded model, made ready: weights joined (nothing is held twice), codes embedded, prompts kept.
 
     From then on the model is not to be trained, moved or cast; make a new engine for it where it is.
-    `positions` of a step, at most: drafts are verified where there are fewer ads than that. 1: no drafts. Never does it
-    change what comes out. `precision` does: a little; raises `ValueError` where it cannot be had. With `plain_torch` no
-    step needs a compiler or Triton, and is slower.
+    `positions` of a step, at most, words or cells: drafts are verified where there are fewer ads than that. 1: no
+    drafts. Never does it change what comes out. `precision` does: a little; raises `ValueError` where it cannot be had.
+    With `plain_torch` no step needs a compiler or Triton, and is slower.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-// Threads that share the parts of a job, and wait for nobody who has not begun one.
+// Threads that share the parts of a job. Until the call ends, they wait for nobody who has not begun one.
 #pragma once
 
 #include <algorithm>

@@ -26,9 +26,9 @@ class Runner:
         self.engine, self.model, self.config, self.seats = engine, engine.model, config, seats
         self.painter = engine.painter
 
-    def ahead(self, number: int) -> int:
-        """Positions of each of so many ads in a step: the fewer there are, the more drafts."""
-        return max(1, min(self.engine.positions // number, self.seats.most))
+    def ahead(self, number: int, positions: int) -> int:
+        """Positions of each of so many ads in a step of so many: the fewer there are, the more drafts."""
+        return max(1, min(positions // number, self.seats.most))
 
     def parts(self, ads: Sequence[Making]) -> tuple[list[Making], list[Making]]:
         """Who takes one step, and who paints many at once, while others write only where the painter picks its rows."""
@@ -40,7 +40,7 @@ class Runner:
         """How many waves each picture is further on, and in how many steps: the host looks only when they are there."""
         assert self.painter is not None, "only for who paints many at once"
         seats, ads = self.seats, rows.ads
-        count = 1 if seats.staggered else max(1, min(self.engine.cells // len(ads), seats.most))
+        count = 1 if seats.staggered else self.ahead(len(ads), self.engine.cells)
         steps = self.painter.unseen if count > 1 else min(ad.to_look for ad in ads)
         self._draw_ahead(ads, steps * count)
         canvas = seats.canvas(rows)

@@ -51,7 +51,7 @@ def settle(codes: Int[Tensor, "*L"], known: Int[Tensor, "*L"]) -> Int[Tensor, "*
     return torch.where(known >= 0, known, codes)
 
 
-DRAWN = 8  # words whose noise is drawn together: one at a time takes longer than it is worth
+DRAWN = 8  # words whose noise is drawn together: for one alone, torch's starting takes longer than the logarithms
 
 
 class Noise:

@@ -136,7 +136,7 @@ class Scheduler:
         windows = {}
         for ad in ads:
             try:
-                windows[ad] = ad.window(self.runner.ahead(len(ads)))
+                windows[ad] = ad.window(self.runner.ahead(len(ads), self.engine.positions))
             except Exception as error:
                 self._end(ad, error)
         return windows

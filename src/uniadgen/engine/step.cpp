@@ -1,8 +1,9 @@
 // All layers of the decoder for some positions of some rows, on a CPU. `native.py` says how it is compiled and called.
 //
 // Few positions by many weights is a matter of reading weights: each is read once, for all positions. Threads share the
-// columns of a product, and whoever is free takes the next ones: nobody waits for a thread that the system has put
-// aside. A column is summed in the same order however many threads and positions there are, so neither changes a number.
+// columns of a product, and whoever is free takes the next ones: before a call ends, nobody waits for a thread that the
+// system has put aside. A column is summed in the same order however many threads and positions there are, so neither
+// changes a number.
 
 #include "painting.h"
 
