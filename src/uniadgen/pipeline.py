@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
@@ -205,13 +206,16 @@ class AdGenerator:
 
     def encode_clicks(self, clicks: Sequence[Click]) -> list[Shown]:
         """Clicked pictures, squashed to the model's size, become codes. A picture seen lately is not coded again."""
-        return [Shown(click.text, self._code(np.asarray(self.layout.squash(click.picture)))) for click in clicks]
+        pictures = [np.asarray(self.layout.squash(click.picture)) for click in clicks]
+        keys: list[Hashable] = [hashlib.blake2b(picture.tobytes()).digest() for picture in pictures]
+        pixels = dict(zip(keys, pictures, strict=True))
+        codes = self.codes.get_all(keys, lambda new: self._encode(to_pixels(np.stack([pixels[key] for key in new]))))
+        return [Shown(click.text, code) for click, code in zip(clicks, codes, strict=True)]
 
     @torch.no_grad()
-    def _code(self, picture: np.ndarray) -> np.ndarray:
-        """Each picture alone, so that its codes depend on nothing else."""
-        key = hashlib.blake2b(picture.tobytes()).digest()
-        return self.codes.get(key, lambda: self.model.encode_pictures(to_pixels(picture[None]))[0].numpy())
+    def _encode(self, pixels: Float[Tensor, "B 3 H W"]) -> Int[np.ndarray, "B K"]:
+        """Each picture has the codes that it has alone."""
+        return self.engine.encode(pixels).numpy()
 
     @torch.no_grad()
     def finish(self, asked: Asked, progress: Progress) -> list[Ad]:

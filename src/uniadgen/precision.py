@@ -48,6 +48,7 @@ class Report:
     word_error: float  # of logits after the same words: root mean square, in standard deviations of the logits
     code_error: float
     same_choice: float  # share of cells whose likeliest code, after the same ones, is the same
+    picture_error: float  # of pixels painted from the same codes: root mean square, in steps of 255
     lines: tuple[Line, ...]
 
     def save(self, path: Path) -> None:
@@ -96,6 +97,7 @@ class Precisions:
             word_error=float(errors[0]),
             code_error=float(errors[1]),
             same_choice=float(errors[2]),
+            picture_error=float(errors[3]),
             lines=tuple(lines),
         )
 
@@ -106,11 +108,13 @@ class Precisions:
         return Line(precision, median(seconds), seconds, {name: float(np.nanmean(v)) for name, v in values.items()})
 
     @torch.no_grad()
-    def _errors(self, request: Request, made: "Made") -> tuple[float, float, float]:
-        """Of words, of codes, and the share of equal choices, after the words and codes of one and the same ad."""
+    def _errors(self, request: Request, made: "Made") -> tuple[float, float, float, float]:
+        """Of words, of codes, the share of equal choices, and of pixels, all of the words and codes of one ad."""
         (words, codes), (words8, codes8) = (logits_of(generator, request, made) for generator in self.generators)
         same = float((codes.argmax(-1) == codes8.argmax(-1)).float().mean())
-        return error_of(words8, words), error_of(codes8, codes), same
+        pixels, pixels8 = (generator.model.decode_pictures(made.codes[None]) for generator in self.generators)
+        painted = float((pixels8 - pixels).pow(2).mean().sqrt() * 127.5)
+        return error_of(words8, words), error_of(codes8, codes), same, painted
 
 
 def error_of(found: Tensor, right: Tensor) -> float:
@@ -165,7 +169,8 @@ def table(report: Report) -> Table:
     title = (
         f"{report.model}: {report.machine}, {report.threads} threads; {report.requests} shoppers; "
         f"same texts {report.same_texts:.0%}, same codes {report.same_codes:.0%}, likeliest code the same "
-        f"{report.same_choice:.0%}; error of logits {report.word_error:.3f} (words), {report.code_error:.3f} (codes)"
+        f"{report.same_choice:.0%}; error of logits {report.word_error:.3f} (words), {report.code_error:.3f} (codes), "
+        f"of pixels {report.picture_error:.1f} of 255"
     )
     names = list(report.lines[0].truth)
     out = Table("precision", "s/ad", "x first", *names, title=title)

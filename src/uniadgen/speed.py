@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from PIL import Image
 from rich.table import Table
+from torch import Tensor
 from transformers import GenerationConfig
 
 from uniadgen.config import Config, GenerateConfig
@@ -75,6 +77,9 @@ class Otherwise(AdGenerator):
 
     def _decoder(self, config: GenerateConfig, seeds: Sequence[int], points: Sequence[Sequence[str]]) -> Decoder:
         return self.other(self.model, self.layout, config, seeds, points)
+
+    def _encode(self, pixels: Float[Tensor, "B 3 H W"]) -> Int[np.ndarray, "B K"]:
+        return torch.cat([self.model.encode_pictures(picture) for picture in pixels.split(1)]).numpy()
 
 
 class ControlOnce(ReleaseShaped):

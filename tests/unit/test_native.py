@@ -144,6 +144,43 @@ def test_heads_are_those_of_the_model(model, native: Native, threads: int) -> No
 
 
 @needs_compiler
+def test_so_are_all_other_parts(model, threads: int, monkeypatch) -> None:
+    """What is linear in them; with gradients they are torch's, and those reach every weight."""
+    vq, functions, calls = model.model.vqmodel, Engine(model).layers.functions, []
+    dense = functions.dense
+    monkeypatch.setattr(functions, "dense", lambda *given: calls.append(given) or dense(*given))
+    cutouts, pixels = random(2, 4, 32, 32).sigmoid(), random(3, 3, 16, 16).clamp(-1, 1)
+    clicks = random(2, 3, 7, 64), torch.ones(2, 3, 7).bool(), random(2, 3, 4, 64), torch.ones(2, 3).bool()
+    parts = {
+        "foreground": lambda: model.foreground(cutouts),
+        "preference": lambda: model.preference(*clicks).image,
+        "decoder": lambda: vq.decoder(vq.post_quant_conv(random(1, 8, 4, 4))),
+        "encoder": lambda: vq.quant_conv(vq.encoder(pixels)),
+    }
+    for name, part in parts.items():
+        calls.clear()
+        with torch.no_grad():
+            quick = part()
+        count = len(calls)
+        torch.testing.assert_close(quick, part().detach(), atol=1e-5, rtol=1e-5)
+        assert len(calls) == count > 2, name
+    parts["foreground"]().sum().backward()
+    assert model.foreground.dinov2.embeddings.patch_embeddings.projection.weight.grad.abs().sum() > 0
+
+
+@needs_compiler
+@torch.no_grad()
+def test_a_picture_has_the_codes_that_it_has_alone(model, threads: int) -> None:
+    vq, engine = model.model.vqmodel, Engine(model)
+    for seed in range(30):
+        pixels = random(1 + seed % 7, 3, 16, 16, seed=seed).clamp(-1, 1)
+        together, alone = vq.encoder(pixels), torch.cat([vq.encoder(one) for one in pixels.split(1)])
+        assert torch.equal(together, alone) and torch.equal(vq.quant_conv(together), vq.quant_conv(alone))
+        assert engine.codes_together
+        assert torch.equal(engine.encode(pixels), torch.cat([engine.encode(one) for one in pixels.split(1)]))
+
+
+@needs_compiler
 @pytest.mark.parametrize("spread", [0.1, 3.0])
 @pytest.mark.parametrize("top_k", [0, 1, 7, 100, 5000])
 def test_sampling_is_that_of_torch(native: Native, top_k: int, spread: float) -> None:
@@ -171,6 +208,19 @@ def test_int8_is_near(model, native: Native, threads: int) -> None:
     for head, rough_head in zip(native.scorers(model), rough.scorers(model), strict=True):
         error = (head(x) - rough_head(x)).pow(2).mean().sqrt() / head(x).std()
         assert 1e-4 < error < 0.05
+
+
+@needs_compiler
+@torch.no_grad()
+def test_in_int8_codes_of_pictures_are_exact(model, native: Native) -> None:
+    if not native.functions.has_int8():
+        pytest.skip("needs VNNI")
+    pixels, cutouts = random(9, 3, 16, 16).clamp(-1, 1), random(2, 4, 32, 32).sigmoid()
+    exact, control = Engine(model).encode(pixels), model.foreground(cutouts)
+    rough = Engine(model, precision=Precision(weights="int8"))
+    assert torch.equal(rough.encode(pixels), exact)
+    error = (model.foreground(cutouts) - control).pow(2).mean().sqrt() / control.std()
+    assert 1e-4 < error < 0.05
 
 
 @needs_compiler

@@ -34,6 +34,7 @@ def test_both_make_the_same_requests(both: Precisions, tmp_path: Path) -> None:
     assert [line.precision for line in report.lines] == ["model", both.precisions[1]]
     assert all(line.seconds > 0 and len(line.turns) == 2 and line.truth["palette"] == 1 for line in report.lines)
     assert 0 < report.word_error < 0.1 and 0 < report.code_error < 0.1
+    assert (0 < report.picture_error < 2) == (both.precisions[1] == "int8")  # fp8 leaves the VQ as it is
     assert report.same_choice > 0.5 and 0 <= report.same_codes <= 1
     report.save(tmp_path / "precision.json")
     assert json.loads((tmp_path / "precision.json").read_text())["lines"][1]["precision"] == both.precisions[1]

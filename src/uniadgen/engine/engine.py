@@ -4,6 +4,8 @@ from functools import partial
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from uniadgen.engine.canvas import Painter
 from uniadgen.engine.compiled import CompiledStep
@@ -51,6 +53,11 @@ class Engine:
             self.layers, self.step, self.sample = native, native.step, native.sample
             self.stepper = f"C++ {native.numbers}"
             self.words, self.image_logits = native.scorers(model)
+            vq = model.model.vqmodel
+            for part in (model.foreground, model.preference, vq.post_quant_conv, vq.decoder):
+                native.take_over(part)
+            for part in (vq.encoder, vq.quant_conv):  # exact: of codes there is only right and wrong
+                native.take_over(part, "fp32")
         else:
             narrow = self.precision.weights == "fp8"
             self.layers = Layers(model.model.language_model, model.config, narrow)
@@ -58,6 +65,8 @@ class Engine:
             model.lm_head.weight.data = laid_out(model.lm_head.weight.data)
             self.words = model.lm_head
             self.image_logits = Head(model.model.generation_head, self.layers, narrow)
+        # Then what a picture's codes are does not depend on who is coded beside it.
+        self.codes_together = native is not None and model.config.vq_patch > 0
         with torch.no_grad():
             codes = torch.arange(model.config.vq_config.num_embeddings, device=self.device)
             self.codes = model.prepare_embeddings_for_image_generation(codes)  # (Q, D)
@@ -89,6 +98,11 @@ class Engine:
         if isinstance(self.step, GraphedStep):
             self.step.overlap(overlap)
             self.painter = self._painter(None)
+
+    def encode(self, pixels: Float[Tensor, "B 3 H W"]) -> Int[Tensor, "B K"]:
+        """Codes of pictures, on the host: each has those that it has alone."""
+        parts = [pixels] if self.codes_together else pixels.split(1)
+        return torch.cat([self.model.encode_pictures(part) for part in parts])
 
     @property
     def device(self) -> torch.device:

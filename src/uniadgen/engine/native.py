@@ -1,8 +1,9 @@
 """The step of step.cpp: weights laid out as it reads them, and calls of it."""
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ctypes import POINTER, c_double, c_float, c_int64, c_void_p
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -23,6 +24,7 @@ from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration
 
 WIDEST = 16  # numbers of a vector, at most: `wide` functions have them, and blocks of twice as many columns
 HEADS = 16, 32, 64, 128  # sizes of a head that are compiled
+Forward = Callable[[Tensor], Tensor]
 SKIPPED, COLUMN, FIELDS = 6, 7, 11  # of a sequence: two of its fields, and how many there are
 
 
@@ -139,6 +141,20 @@ class Native(Layers):
         codes = Head(self.functions, self.numbers, paints.proj_out, paints.activation_fn, paints.vision_head)
         return Head(self.functions, self.numbers, model.lm_head), codes
 
+    def take_over(self, part: nn.Module, numbers: str | None = None) -> None:
+        """What is linear in a part is multiplied as the decoder's layers are, but where gradients are wanted."""
+        make = partial(Dense, self.functions, numbers or self.numbers)
+        for module in part.modules():
+            if type(module) is nn.Linear:
+                plain = partial(F.linear, weight=module.weight, bias=module.bias)
+                quick = make(module.weight, module.bias)
+            elif type(module) is nn.Conv2d and apart(module):
+                plain = partial(F.conv2d, weight=module.weight, bias=module.bias, stride=module.stride)
+                quick = Patches(make(module.weight.flatten(1), module.bias), module.stride[0])
+            else:
+                continue
+            module.forward = either(quick, plain)  # pyright: ignore[reportAttributeAccessIssue]
+
     def sample(
         self, logits: Float[Tensor, "R V"], temperature: float, top_k: int, noise: Float[Tensor, "R V"] | None
     ) -> Int[Tensor, "R"]:
@@ -238,26 +254,56 @@ def place(rows: NDArray[np.int64], where: Int[np.ndarray, "2 rows k"]) -> None:
 class Dense:
     """A linear layer."""
 
-    def __init__(self, functions: ctypes.CDLL, numbers: str, linear: nn.Linear) -> None:
-        self.functions, self.size = functions, linear.out_features
-        self.matrix = Matrix.of(linear.weight.data.T, numbers, 2 * functions.wide())
-        self.bias = None if linear.bias is None else F.pad(linear.bias.data, (0, self.matrix.columns - self.size))
+    def __init__(
+        self,
+        functions: ctypes.CDLL,
+        numbers: str,
+        weight: Float[Tensor, "out D"],
+        bias: Float[Tensor, "out"] | None = None,
+    ) -> None:
+        self.functions, self.size = functions, len(weight)
+        numbers = numbers if weight.shape[1] % 4 == 0 else "fp32"  # in int8 four are multiplied at once
+        self.matrix = Matrix.of(weight.data.T, numbers, 2 * functions.wide())
+        self.bias = None if bias is None else F.pad(bias.data, (0, self.matrix.columns - self.size))
 
-    def __call__(self, x: Float[Tensor, "n D"]) -> Float[Tensor, "n out"]:
+    def __call__(self, x: Float[Tensor, "*n D"]) -> Float[Tensor, "*n out"]:
         """In float32 on a CPU."""
-        y, x = x.new_empty(len(x), self.matrix.columns), x.contiguous()
-        sizes, bias = c_int64(len(x)), address(self.bias)
+        y, x = x.new_empty(*x.shape[:-1], self.matrix.columns), x.contiguous()
+        sizes, bias = c_int64(x.numel() // x.shape[-1]), address(self.bias)
         self.functions.dense(
             ctypes.byref(self.matrix), *pointers(x), sizes, c_void_p(bias), *pointers(y), torch.get_num_threads()
         )
-        return y[:, : self.size]
+        return y[..., : self.size]
+
+
+class Patches:
+    """A convolution whose patches do not overlap: a linear layer of every patch."""
+
+    def __init__(self, dense: Dense, side: int) -> None:
+        self.dense, self.side = dense, side
+
+    def __call__(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B out h w"]:
+        """In float32 on a CPU."""
+        return self.dense(F.pixel_unshuffle(x, self.side).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def apart(convolution: nn.Conv2d) -> bool:
+    """Whether its patches cover the picture and do not overlap."""
+    side = convolution.kernel_size[0]
+    whole = convolution.groups == 1 and convolution.dilation == (1, 1) and convolution.padding == (0, 0)
+    return whole and convolution.kernel_size == convolution.stride == (side, side)
+
+
+def either(quick: Forward, plain: Forward) -> Forward:
+    """The quick way, but where gradients are wanted, which it has none of."""
+    return lambda x: plain(x) if torch.is_grad_enabled() else quick(x)
 
 
 class Head:
     """The head of words or of codes: linear layers, with what stands between them."""
 
     def __init__(self, functions: ctypes.CDLL, numbers: str, *layers: nn.Module) -> None:
-        self.steps = [Dense(functions, numbers, x) if isinstance(x, nn.Linear) else x for x in layers]
+        self.steps = [Dense(functions, numbers, x.weight, x.bias) if isinstance(x, nn.Linear) else x for x in layers]
 
     @property
     def num_bytes(self) -> int:

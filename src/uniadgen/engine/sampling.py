@@ -26,8 +26,8 @@ def draw(generators: Sequence[torch.Generator | None], *shape: int) -> Float[Ten
 
 
 def gumbel(uniform: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Gumbel noise from numbers between 0 and 1."""
-    return -torch.log(-torch.log(uniform.clamp(min=1e-20)))
+    """Gumbel noise from numbers between 0 and 1, in their place."""
+    return uniform.clamp_(min=1e-20).log_().neg_().log_().neg_()
 
 
 def sample(
