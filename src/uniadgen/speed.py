@@ -47,6 +47,17 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Way:
+    """One way to make ads. What is asked for in a turn is made up before the time is taken."""
+
+    group: str
+    name: str
+    ads: int
+    asks: Callable[[int], list[Example]]
+    make: Callable[[Sequence[Example], int], object]  # from those, in that turn
+
+
+@dataclass(frozen=True)
 class Report:
     """All that was measured, and on what."""
 
@@ -113,42 +124,45 @@ class Bench:
         """One that no other turn has."""
         return request(self.config, turn, num_clicks)
 
-    def ways(self) -> Iterator[tuple[str, str, int, Callable[[int], object]]]:
-        """(group, name, ads, what makes them from a turn's request)."""
+    def ways(self) -> Iterator[Way]:
+        """All that are compared, those of one group one after the other."""
+        one, another = self._asking(0), self._asking(2000)
         for name, generator in self.others.items():
-            yield AD, name, 1, partial(self._ad, generator)
-        yield AD, "ours, a token a step", 1, self._without_drafts
-        yield AD, "ours", 1, self._unseen
-        yield AD, "ours, product and shopper seen before", 1, partial(self._ad, self.ours)
+            yield Way(AD, name, 1, one, partial(self._ad, generator))
+        yield Way(AD, "ours, a token a step", 1, one, self._without_drafts)
+        yield Way(AD, "ours", 1, one, self._unseen)
+        yield Way(AD, "ours, product and shopper seen before", 1, one, partial(self._ad, self.ours))
         for name, generator in self.quick.items():
-            yield AD, f"ours, {name}: other ads", 1, partial(self._other_ad, generator)
+            yield Way(AD, f"ours, {name}: other ads", 1, one, partial(self._other_ad, generator))
         loop = self.others["+ one prefill for text and picture"]
-        yield PICTURE, "transformers' Janus generate, no control", 1, partial(self._transformers, loop)
+        yield Way(PICTURE, "transformers' Janus generate, no control", 1, another, partial(self._transformers, loop))
         for name, generator in {"ours": self.ours, **self.quick}.items():
-            yield PICTURE, name, 1, partial(self._picture, generator)
+            yield Way(PICTURE, name, 1, another, partial(self._picture, generator))
         for number in (1, 2, 4, 8):
-            yield TOGETHER, f"{number} different", number, partial(self._different, number)
-        yield TOGETHER, "8 candidates of one request", 8, self._candidates
+            yield Way(TOGETHER, f"{number} different", number, self._asking(3000, number), self._different)
+        yield Way(TOGETHER, "8 candidates of one request", 8, self._asking(4000), self._candidates)
         for clicks in sorted({0, 1, self.config.data.num_clicks // 2, self.config.data.num_clicks}):
-            yield HISTORY, f"{clicks} clicks", 1, partial(self._history, clicks)
+            yield Way(HISTORY, f"{clicks} clicks", 1, self._asking(5000 + 100 * clicks, clicks=clicks), self._shown)
+
+    def _asking(self, start: int, number: int = 1, clicks: int | None = None) -> Callable[[int], list[Example]]:
+        """So many requests in every turn, made up from numbers beyond that one."""
+        return lambda turn: [self.request(start + number * turn + i, clicks) for i in range(number)]
 
     def measure(self, turns: int, advance: Callable[[str], None] = lambda name: None) -> Report:
         """Every way `turns` times, and once before that does not count; the plain reference once."""
-        ways = list(self.ways())
-        seconds: dict[tuple[str, str], list[float]] = {(group, name): [] for group, name, _, _ in ways}
+        seconds: dict[Way, list[float]] = {way: [] for way in self.ways()}
         speeds, rows = [], []
         step_bytes = self.ours.engine.num_bytes
         buffer = torch.ones(step_bytes // 4)
         for turn in range(turns + 1):
             speeds.append(step_bytes / timed(buffer.sum) / 1e9)
-            for group, name, _, make in ways:
-                seconds[group, name].append(timed(partial(make, turn)))
-                advance(name)
+            for way, times in seconds.items():
+                times.append(timed(partial(way.make, way.asks(turn), turn)))
+                advance(way.name)
             rows.append(self._row_times(1000 + turn))
         speed = median(speeds[1:])
         lines = [
-            Line(group, name, ads, median(seconds[group, name][1:]), tuple(seconds[group, name][1:]))
-            for group, name, ads, _ in ways
+            Line(way.group, way.name, way.ads, median(times[1:]), tuple(times[1:])) for way, times in seconds.items()
         ]
         once = self._reference()
         lines.insert(0, Line(AD, "plain reference, no cache (once)", 1, once, (once,)))
@@ -189,21 +203,21 @@ class Bench:
         column = 2 * model.num_layers * model.hidden_size * self.ours.engine.codes.element_size()
         return steps * (self.ours.engine.num_bytes + column * (sum(prompts) + len(prompts) * steps / 2))
 
-    def _unseen(self, turn: int) -> None:
+    def _unseen(self, asked: Sequence[Example], turn: int) -> None:
         """By ours, which forgets what it remembers of the request from another way."""
         self.ours.codes.values.clear()
         self.ours.engine.prefixes.values.clear()
-        self._ad(self.ours, turn)
+        self._ad(self.ours, asked, turn)
 
-    def _other_ad(self, generator: AdGenerator, turn: int) -> None:
+    def _other_ad(self, generator: AdGenerator, asked: Sequence[Example], turn: int) -> None:
         generator.codes.values.clear()
         generator.engine.prefixes.values.clear()
-        generator.generate_batch([self.request(turn)], [turn])
+        generator.generate_batch(asked, [turn])
 
-    def _without_drafts(self, turn: int) -> None:
+    def _without_drafts(self, asked: Sequence[Example], turn: int) -> None:
         engine = self.ours.engine
         before, engine.positions, engine.cells = (engine.positions, engine.cells), 1, 1
-        self._unseen(turn)
+        self._unseen(asked, turn)
         engine.positions, engine.cells = before
 
     def _laid_out(self, generator: AdGenerator, example: Example, seed: int) -> Batch:
@@ -214,25 +228,24 @@ class Bench:
         decoder = generator._decoder(self.config.generate, [seed], [example.product.selling_points])
         return decoder.run(self._laid_out(generator, example, seed))
 
-    def _ad(self, generator: AdGenerator, turn: int) -> None:
-        example = self.request(turn)
-        (ad,) = generator.generate_batch([example], [turn])
+    def _ad(self, generator: AdGenerator, asked: Sequence[Example], turn: int) -> None:
+        (ad,) = generator.generate_batch(asked, [turn])
         made = ad.painted.tobytes() + ad.text.encode()
         self.agree &= self.made.setdefault(turn, made) == made
 
-    def _batch(self, generator: AdGenerator, turn: int) -> Batch:
-        example = self.request(2000 + turn)
-        shown = [list(range(len(example.clicks)))]
-        return collate(generator.rows([example], shown, generator.config.generate), generator.layout.pad_id)
+    def _batch(self, generator: AdGenerator, asked: Sequence[Example]) -> Batch:
+        shown = [list(range(len(example.clicks))) for example in asked]
+        return collate(generator.rows(asked, shown, generator.config.generate), generator.layout.pad_id)
 
-    def _picture(self, generator: AdGenerator, turn: int) -> None:
+    def _picture(self, generator: AdGenerator, asked: Sequence[Example], turn: int) -> None:
         config = replace(generator.config.generate, image_top_k=0, connecting_words=())  # as transformers has it
-        for _ in generator._decoder(config, [turn], [()]).run(self._batch(generator, turn), "image"):
+        for _ in generator._decoder(config, [turn], [()]).run(self._batch(generator, asked), "image"):
             pass
 
-    def _transformers(self, generator: AdGenerator, turn: int) -> None:
+    def _transformers(self, generator: AdGenerator, asked: Sequence[Example], turn: int) -> None:
         """Its prompt is token ids alone: neither product nor preference tokens come in, so it does less than ours."""
-        layout, ids = generator.layout, self._batch(generator, turn).ids[:1].clamp(max=self.config.model.vocab_size - 1)
+        layout, ids = generator.layout, self._batch(generator, asked).ids[:1]
+        ids = ids.clamp(max=self.config.model.vocab_size - 1)
         bos = layout.tokenizer.bos_token_id
         settings = GenerationConfig(
             do_sample=True,
@@ -247,17 +260,14 @@ class Bench:
             torch.manual_seed(turn)
             generator.model.generate(ids, attention_mask=mask, generation_config=settings, generation_mode="image")
 
-    def _different(self, number: int, turn: int) -> None:
-        examples = [self.request(3000 + 10 * turn + i) for i in range(number)]
-        self.ours.generate_batch(examples, list(range(number)))
+    def _different(self, asked: Sequence[Example], turn: int) -> None:
+        self.ours.generate_batch(asked, list(range(len(asked))))
 
-    def _candidates(self, turn: int) -> None:
-        example = self.request(4000 + turn)
-        self.ours.generate(example.product, example.clicks, seed=turn, num_images=8)
+    def _candidates(self, asked: Sequence[Example], turn: int) -> None:
+        self.ours.generate(asked[0].product, asked[0].clicks, seed=turn, num_images=8)
 
-    def _history(self, clicks: int, turn: int) -> None:
-        example = self.request(5000 + 100 * clicks + turn, clicks)
-        self.ours.generate(example.product, example.clicks, seed=turn)
+    def _shown(self, asked: Sequence[Example], turn: int) -> None:
+        self.ours.generate(asked[0].product, asked[0].clicks, seed=turn)
 
     def _row_times(self, turn: int) -> list[float]:
         began, times, side = time.perf_counter(), [], math.isqrt(self.config.cells)

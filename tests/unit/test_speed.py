@@ -47,7 +47,7 @@ def test_a_way_that_makes_other_ads_is_told(bench: Bench, monkeypatch) -> None:
         ),
     )
     for generator in (bench.ours, wrong):
-        bench._ad(generator, 0)
+        bench._ad(generator, [bench.request(0)], 0)
     assert not bench.agree
 
 

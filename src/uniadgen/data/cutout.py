@@ -6,7 +6,11 @@ from math import ceil, gcd
 from pathlib import Path
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
 from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
 
 MAX_PIXELS = 64_000_000  # 8000 x 8000; a larger picture is refused before it is decoded
 # Where a product stands that comes without a placement of its own: as AdWorld's and most shops' pictures have it.
@@ -155,70 +159,33 @@ def paste(painted: Image.Image, canvas: Image.Image) -> Image.Image:
     """The product's own pixels over the painted picture, which is enlarged to the canvas.
 
     Where alpha is 255 the product's pixels are unchanged. What the model painted of the product just outside its
-    outline would show as a seam, so the background is first drawn inwards over it.
+    outline would show as a seam, so the background is first drawn inwards over it, in the size it was painted in.
     """
-    painted = painted.convert("RGB").resize(canvas.size, Image.Resampling.BICUBIC)
-    box = canvas.getchannel("A").getbbox()
-    if box is None:
-        return painted
-    wide = canvas.width // 9  # what is around the product, and as much as is drawn inwards from
-    left, top = (max(0, edge - wide) for edge in box[:2])
-    right, bottom = (min(size, edge + wide) for size, edge in zip(canvas.size, box[2:], strict=True))
-    near = left, top, right, bottom
-    painted.paste(_pasted(painted.crop(near), canvas.crop(near), max(1, canvas.width // 54)), near)
-    return painted
+    touched = canvas.getchannel("A").point(_above(0)).resize(painted.size, Image.Resampling.BOX)
+    sure = (_around(_tensor(touched), painted.width // 54) == 0).float()
+    sure = sure * _around(sure, painted.width // 54) if sure.any() else 1 - sure  # no sudden end
+    ground = _fill(_tensor(painted.convert("RGB")), sure)[0].permute(1, 2, 0)
+    ad = Image.fromarray(ground.round().byte().numpy()).resize(canvas.size, Image.Resampling.BICUBIC)
+    ad.paste(canvas, mask=canvas)
+    return ad
 
 
-def _pasted(painted: Image.Image, canvas: Image.Image, reach: int) -> Image.Image:
-    """The same for a part of both; what is painted is no longer trusted so many pixels around the product."""
-    product = np.asarray(canvas)
-    alpha = product[..., 3]
-    hole = _around(alpha > 0, reach)
-    seen = hole & (alpha < 255)
-    weight = alpha[seen][:, None] / np.float32(255)
-    mixed = weight * product[seen][:, :3] + (1 - weight) * _fill(np.asarray(painted), hole, seen)
-    painted.paste(canvas, mask=canvas)  # right wherever alpha is 0 or 255
-    pixels = np.array(painted)
-    pixels[seen] = np.rint(mixed)
-    return Image.fromarray(pixels)
+def _tensor(picture: Image.Image) -> Float[Tensor, "1 C H W"]:
+    pixels = torch.from_numpy(np.array(picture, dtype=np.float32))
+    return pixels.view(1, *pixels.shape[:2], -1).permute(0, 3, 1, 2)
 
 
-def _fill(pixels: np.ndarray, hole: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """What is seen of the hole (seen, 3), filled from outside ring by ring: every pixel is the mean of those around it.
-
-    Where there is no outside, what was painted stays.
-    """
-    known, radius = ~hole | hole.all(), 2
-    layers = [pixels[..., channel] * known.astype(np.float32) for channel in range(3)]
-    while (seen & ~known).any():
-        near = _near(~known, radius)
-        weight = _around(known[near].astype(np.float32), radius)
-        found = ~known[near] & (weight > 1e-3 * (2 * radius + 1) ** 2)
-        for layer in layers:
-            layer[near][found] = _around(layer[near], radius)[found] / weight[found]
-        known[near] |= found
-        radius += (radius + 1) // 2  # wider and wider, or the middle of a large hole would take long
-    return np.stack([layer[seen] for layer in layers], axis=-1)
+def _around(layer: Float[Tensor, "1 C H W"], reach: int) -> Float[Tensor, "1 C H W"]:
+    """Means over the square around every pixel, without what is not in the picture."""
+    reach = max(1, reach)
+    return F.avg_pool2d(layer, 2 * reach + 1, stride=1, padding=reach, count_include_pad=False)
 
 
-def _near(mask: np.ndarray, radius: int) -> tuple[slice, slice]:
-    """The rows and columns that a mask is in, and so many around them."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    down, across = (slice(max(0, at[0] - radius), at[-1] + 1 + radius) for at in (rows, columns))
-    return down, across
-
-
-def _around(layer: np.ndarray, radius: int) -> np.ndarray:
-    """Sums over the square around every pixel of (H, W), edges repeated; of truths, whether there is one."""
-    number = 2 * radius + 1
-    return _sums(_sums(np.pad(layer, radius, mode="edge"), number).T, number).T
-
-
-def _sums(rows: np.ndarray, number: int) -> np.ndarray:
-    """Sums of so many rows from each one on. Halves are added, so additions are few, and nothing cancels out."""
-    if number == 1:
-        return rows
-    half = number // 2
-    sums = _sums(rows, half)
-    sums = sums[:-half] + sums[half:]
-    return rows[: 1 - number] + sums[1:] if number % 2 else sums
+def _fill(pixels: Float[Tensor, "1 C H W"], sure: Float[Tensor, "1 1 H W"]) -> Float[Tensor, "1 C H W"]:
+    """As far as a pixel is not sure, it is what is around it: that is looked up in the picture of half the size."""
+    if sure.all():
+        return pixels
+    share = F.avg_pool2d(sure, 2, ceil_mode=True)
+    mean = F.avg_pool2d(pixels * sure, 2, ceil_mode=True) / share.clamp(min=1e-6)
+    coarse = F.interpolate(_fill(mean, (share > 0).float()), pixels.shape[2:], mode="bilinear")
+    return coarse + sure * (pixels - coarse)
