@@ -145,7 +145,7 @@ def option_of(name: str, generator: AdGenerator) -> str:
 
 def steps_of(generator: AdGenerator, example: Example, seed: int) -> int:
     """Makes an ad whole, from a request of which nothing is remembered; in how many steps."""
-    generator.codes.values.clear()
+    generator.forget()
     asked = generator.ask([example], [seed])
     (made,), counts = make(generator, asked)
     generator.finish(asked, made)

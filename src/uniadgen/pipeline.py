@@ -70,6 +70,11 @@ class AdGenerator:
         """Made ready with the first ad; from then on the model stays where and as it is."""
         return Engine(self.model, precision=Precision.named(self.precision))
 
+    def forget(self) -> None:
+        """As if it had seen no request yet: codes of pictures and prompts that it keeps are gone."""
+        self.codes.values.clear()
+        self.engine.prefixes.values.clear()
+
     def with_settings(self, changes: Mapping[str, object]) -> "AdGenerator":
         """The same model on the same engine, sampling otherwise: `{"generate.guidance_until": 0.5}`.
 

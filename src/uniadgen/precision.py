@@ -133,8 +133,7 @@ class Made(NamedTuple):
 
 def make(generator: AdGenerator, request: Request) -> Made:
     """From a request that has not been seen before; its number is the seed."""
-    generator.codes.values.clear()
-    generator.engine.prefixes.values.clear()
+    generator.forget()
     began = perf_counter()
     asked = generator.ask([request.example], [request.number])
     decoder = generator._decoder(asked.config, asked.seeds, [request.example.product.selling_points])

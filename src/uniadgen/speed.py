@@ -205,13 +205,11 @@ class Bench:
 
     def _unseen(self, asked: Sequence[Example], turn: int) -> None:
         """By ours, which forgets what it remembers of the request from another way."""
-        self.ours.codes.values.clear()
-        self.ours.engine.prefixes.values.clear()
+        self.ours.forget()
         self._ad(self.ours, asked, turn)
 
     def _other_ad(self, generator: AdGenerator, asked: Sequence[Example], turn: int) -> None:
-        generator.codes.values.clear()
-        generator.engine.prefixes.values.clear()
+        generator.forget()
         generator.generate_batch(asked, [turn])
 
     def _without_drafts(self, asked: Sequence[Example], turn: int) -> None:
@@ -270,8 +268,9 @@ class Bench:
         self.ours.generate(asked[0].product, asked[0].clicks, seed=turn)
 
     def _row_times(self, turn: int) -> list[float]:
-        began, times, side = time.perf_counter(), [], math.isqrt(self.config.cells)
-        for progress in self._decode(self.ours, self.request(turn), turn):
+        example, times, side = self.request(turn), [], math.isqrt(self.config.cells)
+        began = time.perf_counter()
+        for progress in self._decode(self.ours, example, turn):
             new = progress.codes.shape[1] // side - len(times)  # with drafts, one step may end several
             times += [time.perf_counter() - began] * new
         return times

@@ -54,8 +54,11 @@ class Engine:
             self.stepper = f"C++ {native.numbers}"
             self.words, self.image_logits = native.scorers(model)
             vq = model.model.vqmodel
-            for part in (model.foreground, model.preference, vq.post_quant_conv, vq.decoder):
-                native.take_over(part)
+            native.take_over(model.foreground)
+            native.take_over(model.preference)
+            if native.numbers == "int8":  # otherwise pictures are torch's, to the bit
+                native.take_over(vq.post_quant_conv)
+                native.take_over(vq.decoder)
             for part in (vq.encoder, vq.quant_conv):  # exact: of codes there is only right and wrong
                 native.take_over(part, "fp32")
         else:
