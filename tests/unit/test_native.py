@@ -227,6 +227,17 @@ def test_in_int8_all_parts_are_near_and_codes_of_pictures_exact(model, native: N
     near = {model.foreground(cutouts): control, vq.decoder(vq.post_quant_conv(latents)): painted}
     for found, right in near.items():
         assert 1e-4 < (found - right).pow(2).mean().sqrt() / right.std() < 0.05
+    Engine(model)  # the one made last has its way
+    assert torch.equal(model.foreground(cutouts), control)
+    assert torch.equal(vq.decoder(vq.post_quant_conv(latents)), painted)
+
+
+@needs_compiler
+def test_an_engine_of_torch_hands_all_back(model) -> None:
+    Engine(model)
+    assert "forward" in vars(model.foreground.control_layers[0])
+    Engine(model, plain_torch=True)
+    assert not any("forward" in vars(module) for module in model.modules())
 
 
 @needs_compiler

@@ -11,7 +11,7 @@ from uniadgen.engine.canvas import Painter
 from uniadgen.engine.compiled import CompiledStep
 from uniadgen.engine.graphed import GraphedStep
 from uniadgen.engine.layers import Head, Layers, Prefix, laid_out
-from uniadgen.engine.native import Native
+from uniadgen.engine.native import Native, hand_back
 from uniadgen.engine.native_painting import NativePainter
 from uniadgen.engine.painting import GraphedPainter
 from uniadgen.engine.precision import EIGHT_BIT, Precision
@@ -30,7 +30,8 @@ KEPT = 4  # prompts without a history whose keys and values are kept: 7B takes a
 class Engine:
     """One loaded model, made ready: weights joined (nothing is held twice), codes embedded, prompts kept.
 
-    From then on the model is not to be trained, moved or cast; make a new engine for it where it is.
+    From then on the model is not to be trained, moved or cast; make a new engine for it where it is. Of several, the
+    one made last says how the parts beside the decoder are computed.
     `positions` of a step, at most, words or cells: drafts are verified where there are fewer ads than that. 1: no
     drafts. Never does it change what comes out. `precision` does: a little; raises `ValueError` where it cannot be had.
     With `plain_torch` no step needs a compiler or Triton, and is slower.
@@ -46,6 +47,7 @@ class Engine:
         self.model, self.precision = model.eval(), precision or Precision()
         self.precision.check(model.device)
         self.sample = sample
+        hand_back(model)
         self.words: Any  # hidden states -> scores of words, and of codes
         self.image_logits: Any
         native = None if plain_torch else Native.find(model, self.precision)

@@ -153,7 +153,7 @@ class Native(Layers):
                 quick = Patches(make(module.weight.flatten(1), module.bias), module.stride[0])
             else:
                 continue
-            module.forward = either(quick, plain)  # pyright: ignore[reportAttributeAccessIssue]
+            module.forward = Quick(quick, plain)  # pyright: ignore[reportAttributeAccessIssue]
 
     def sample(
         self, logits: Float[Tensor, "R V"], temperature: float, top_k: int, noise: Float[Tensor, "R V"] | None
@@ -294,9 +294,22 @@ def apart(convolution: nn.Conv2d) -> bool:
     return whole and convolution.kernel_size == convolution.stride == (side, side)
 
 
-def either(quick: Forward, plain: Forward) -> Forward:
-    """The quick way, but where gradients are wanted, which it has none of."""
-    return lambda x: plain(x) if torch.is_grad_enabled() else quick(x)
+class Quick:
+    """What a layer does once it was taken over: the quick way, but where gradients are wanted, which it has none of."""
+
+    def __init__(self, quick: Forward, plain: Forward) -> None:
+        self.quick, self.plain = quick, plain
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """As the layer."""
+        return self.plain(x) if torch.is_grad_enabled() else self.quick(x)
+
+
+def hand_back(model: nn.Module) -> None:
+    """All that was taken over is torch's again."""
+    for module in model.modules():
+        if isinstance(module.__dict__.get("forward"), Quick):
+            del module.forward
 
 
 class Head:
