@@ -16,8 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 from uniadgen.config import Config, GenerateConfig, override
-from uniadgen.data import cutout, history
+from uniadgen.data import history
 from uniadgen.data.batch import Batch, Row, collate
+from uniadgen.data.pasting import paste
 from uniadgen.data.prompt import Layout, Shown
 from uniadgen.engine.engine import Engine
 from uniadgen.engine.loop import Decoder, Progress
@@ -237,7 +238,7 @@ class AdGenerator:
             text = self.layout.text_of(words).strip()
             record = {"model": self.config.name, "precision": self.precision, "seed": seed, "shown": chosen}
             record |= dataclasses.asdict(asked.config)
-            ads.append(Ad(cutout.paste(painted, canvas), painted, text, seed, MappingProxyType(record)))
+            ads.append(Ad(paste(painted, canvas), painted, text, seed, MappingProxyType(record)))
         return ads
 
     def update(self, progress: Progress) -> Update:

@@ -21,7 +21,8 @@ def run(*arguments: object):
 @pytest.fixture
 def ad(product, tmp_path, monkeypatch) -> Image.Image:
     """ad.png and mug.png of the red disc, in a folder of their own."""
-    from uniadgen.data.cutout import paste, place
+    from uniadgen.data.cutout import place
+    from uniadgen.data.pasting import paste
 
     monkeypatch.chdir(tmp_path)
     product.cutout.save("mug.png")

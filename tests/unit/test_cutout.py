@@ -14,11 +14,11 @@ from uniadgen.data.cutout import (
     STAND_BASE,
     STAND_HEIGHT,
     STAND_WIDTH,
-    paste,
     place,
     premultiplied,
     read_picture,
 )
+from uniadgen.data.pasting import paste
 
 
 def disc(side: int = 100, box=(30, 30, 69, 69), colour=(200, 30, 30, 255)) -> Image.Image:

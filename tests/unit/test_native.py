@@ -1,8 +1,10 @@
 """The compiled step: torch's numbers, whatever the threads; and where there is no compiler, or a file is damaged."""
 
+import copy
 import ctypes
 import multiprocessing
 import os
+import pickle
 import platform
 import subprocess
 import sys
@@ -234,10 +236,26 @@ def test_in_int8_all_parts_are_near_and_codes_of_pictures_exact(model, native: N
 
 @needs_compiler
 def test_an_engine_of_torch_hands_all_back(model) -> None:
+    before = [type(module) for module in model.modules()]
     Engine(model)
-    assert "forward" in vars(model.foreground.control_layers[0])
+    assert [type(module) for module in model.modules()] != before
     Engine(model, plain_torch=True)
-    assert not any("forward" in vars(module) for module in model.modules())
+    assert [type(module) for module in model.modules()] == before
+    assert not any("quick" in vars(module) for module in model.modules())
+
+
+@needs_compiler
+@torch.no_grad()
+def test_a_copy_has_weights_of_its_own(model) -> None:
+    Engine(model)
+    cutouts = random(2, 4, 32, 32).sigmoid()
+    control = model.foreground(cutouts)
+    for copied in (copy.deepcopy(model.foreground), pickle.loads(pickle.dumps(model.foreground))):
+        torch.testing.assert_close(copied(cutouts), control)
+        for parameter in copied.parameters():
+            parameter.mul_(0)
+        assert not copied(cutouts).any()
+    assert torch.equal(model.foreground(cutouts), control)
 
 
 @needs_compiler

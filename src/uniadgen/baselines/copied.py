@@ -10,6 +10,7 @@ from PIL import Image
 
 from uniadgen.data import cutout
 from uniadgen.data.history import similarity
+from uniadgen.data.pasting import paste
 from uniadgen.pipeline import ENLARGE
 from uniadgen.records import Ad, Click, Example, Product
 
@@ -78,5 +79,5 @@ def paste_ad(
 ) -> Ad:
     """An ad of a product on a background (None: white), of the size that a model of `side` pixels makes."""
     painted = Image.new("RGB", (side, side), "white") if background is None else cutout.squash(background, side)
-    picture = cutout.paste(painted, cutout.place(product.cutout, ENLARGE * side))
+    picture = paste(painted, cutout.place(product.cutout, ENLARGE * side))
     return Ad(picture, painted, text, seed, MappingProxyType(record | {"seed": seed}))

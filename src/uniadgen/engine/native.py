@@ -1,10 +1,9 @@
 """The step of step.cpp: weights laid out as it reads them, and calls of it."""
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from ctypes import POINTER, c_double, c_float, c_int64, c_void_p
-from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar, Final, cast
 
 import numpy as np
 import torch
@@ -24,7 +23,6 @@ from uniadgen.model.uniadgen import UniAdGenForConditionalGeneration
 
 WIDEST = 16  # numbers of a vector, at most: `wide` functions have them, and blocks of twice as many columns
 HEADS = 16, 32, 64, 128  # sizes of a head that are compiled
-Forward = Callable[[Tensor], Tensor]
 SKIPPED, COLUMN, FIELDS = 6, 7, 11  # of a sequence: two of its fields, and how many there are
 
 
@@ -142,18 +140,11 @@ class Native(Layers):
         return Head(self.functions, self.numbers, model.lm_head), codes
 
     def take_over(self, part: nn.Module, numbers: str | None = None) -> None:
-        """What is linear in a part is multiplied as the decoder's layers are, but where gradients are wanted."""
-        make = partial(Dense, self.functions, numbers or self.numbers)
-        for module in part.modules():
-            if type(module) is nn.Linear:
-                plain = partial(F.linear, weight=module.weight, bias=module.bias)
-                quick = make(module.weight, module.bias)
-            elif type(module) is nn.Conv2d and apart(module):
-                plain = partial(F.conv2d, weight=module.weight, bias=module.bias, stride=module.stride)
-                quick = Patches(make(module.weight.flatten(1), module.bias), module.stride[0])
-            else:
-                continue
-            module.forward = Quick(quick, plain)  # pyright: ignore[reportAttributeAccessIssue]
+        """What is linear in a part is multiplied as the decoder's layers are, until it is handed back."""
+        for module in cast("Iterable[Any]", part.modules()):
+            if type(module) is nn.Linear or (type(module) is nn.Conv2d and apart(module)):
+                module.quick = Dense(self.functions, numbers or self.numbers, module.weight.flatten(1), module.bias)
+                module.__class__ = QUICK[type(module)]
 
     def sample(
         self, logits: Float[Tensor, "R V"], temperature: float, top_k: int, noise: Float[Tensor, "R V"] | None
@@ -275,16 +266,34 @@ class Dense:
         )
         return y[..., : self.size]
 
+    def __reduce__(self) -> tuple[type, tuple]:
+        """A copy is None: what it was made of may change there, and addresses are of this process."""
+        return type(None), ()
 
-class Patches:
-    """A convolution whose patches do not overlap: a linear layer of every patch."""
 
-    def __init__(self, dense: Dense, side: int) -> None:
-        self.dense, self.side = dense, side
+class QuickLinear(nn.Linear):
+    """One that was taken over. Where gradients are wanted, and in a copy, it is torch's."""
 
-    def __call__(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B out h w"]:
+    quick: Dense | None
+
+    def forward(self, input: Float[Tensor, "*n D"]) -> Float[Tensor, "*n out"]:
         """In float32 on a CPU."""
-        return self.dense(F.pixel_unshuffle(x, self.side).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        if self.quick is None or torch.is_grad_enabled():
+            return super().forward(input)
+        return self.quick(input)
+
+
+class QuickConv2d(nn.Conv2d):
+    """The same of a convolution whose patches do not overlap: a linear layer of every patch."""
+
+    quick: Dense | None
+
+    def forward(self, input: Float[Tensor, "B C H W"]) -> Float[Tensor, "B out h w"]:
+        """In float32 on a CPU."""
+        if self.quick is None or torch.is_grad_enabled():
+            return super().forward(input)
+        patches = F.pixel_unshuffle(input, self.kernel_size[0]).permute(0, 2, 3, 1)
+        return self.quick(patches).permute(0, 3, 1, 2)
 
 
 def apart(convolution: nn.Conv2d) -> bool:
@@ -294,22 +303,16 @@ def apart(convolution: nn.Conv2d) -> bool:
     return whole and convolution.kernel_size == convolution.stride == (side, side)
 
 
-class Quick:
-    """What a layer does once it was taken over: the quick way, but where gradients are wanted, which it has none of."""
-
-    def __init__(self, quick: Forward, plain: Forward) -> None:
-        self.quick, self.plain = quick, plain
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """As the layer."""
-        return self.plain(x) if torch.is_grad_enabled() else self.quick(x)
+QUICK: Final[dict[type, type]] = {nn.Linear: QuickLinear, nn.Conv2d: QuickConv2d}
 
 
 def hand_back(model: nn.Module) -> None:
     """All that was taken over is torch's again."""
-    for module in model.modules():
-        if isinstance(module.__dict__.get("forward"), Quick):
-            del module.forward
+    plain = {quick: kind for kind, quick in QUICK.items()}
+    for module in cast("Iterable[Any]", model.modules()):
+        if type(module) in plain:
+            del module.quick
+            module.__class__ = plain[type(module)]
 
 
 class Head:

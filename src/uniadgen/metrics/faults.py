@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from uniadgen.data.cutout import paste
+from uniadgen.data.pasting import paste
 from uniadgen.world import words
 from uniadgen.world.products import FAMILIES, Family
 from uniadgen.world.render import cutout, render
