@@ -143,7 +143,8 @@ class Native(Layers):
         """What is linear in a part is multiplied as the decoder's layers are, until it is handed back."""
         for module in cast("Iterable[Any]", part.modules()):
             if type(module) is nn.Linear or (type(module) is nn.Conv2d and apart(module)):
-                module.quick = Dense(self.functions, numbers or self.numbers, module.weight.flatten(1), module.bias)
+                weight, bias = module.weight.flatten(1), module.bias
+                vars(module)["quick"] = Dense(self.functions, numbers or self.numbers, weight, bias)
                 module.__class__ = QUICK[type(module)]
 
     def sample(
