@@ -199,11 +199,15 @@ class AdGenerator:
         rows, others = [], []
         products = {id(example.product): example.product for example in examples}
         controls = {key: self.layout.control(product.cutout) for key, product in products.items()}
+        laid_out: dict[Hashable, tuple[Row, Row | None]] = {}  # candidates of one request have the same
         for example, chosen, text in zip(examples, shown, texts or [None] * len(examples), strict=True):
-            product = example.product
-            clicks = self.encode_clicks([example.clicks[i] for i in chosen])
-            said = product.description, product.selling_points, controls[id(product)], clicks
-            row, other = self.layout.branches(*said, config.leave_out, text)
+            key = id(example), tuple(chosen), text
+            if key not in laid_out:
+                product = example.product
+                clicks = self.encode_clicks([example.clicks[i] for i in chosen])
+                said = product.description, product.selling_points, controls[id(product)], clicks
+                laid_out[key] = self.layout.branches(*said, config.leave_out, text)
+            row, other = laid_out[key]
             rows.append(row)
             others.append(other)
         if config.guidance == 1 or all(other is None for other in others):
@@ -232,9 +236,11 @@ class AdGenerator:
             painted = [self.model.decode_pictures(codes[None]) for codes in progress.codes]  # each alone, as above
             pictures = to_pictures(torch.cat(painted))
         ads = []
+        products = {id(example.product): example.product for example in asked.examples}
+        placed = {key: self.layout.place(product.cutout, ENLARGE * side) for key, product in products.items()}
         parts = zip(asked.examples, pictures, progress.words, asked.seeds, asked.shown, strict=True)
         for example, painted, words, seed, chosen in parts:
-            canvas = self.layout.place(example.product.cutout, ENLARGE * side)
+            canvas = placed[id(example.product)]
             text = self.layout.text_of(words).strip()
             record = {"model": self.config.name, "precision": self.precision, "seed": seed, "shown": chosen}
             record |= dataclasses.asdict(asked.config)
