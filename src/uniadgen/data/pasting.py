@@ -37,7 +37,7 @@ def _around(layer: Float[Tensor, "1 C H W"], reach: int) -> Float[Tensor, "1 C H
 
 
 def _fill(pixels: Float[Tensor, "1 C H W"], sure: Float[Tensor, "1 1 H W"]) -> Float[Tensor, "1 C H W"]:
-    """As far as a pixel is not sure, it is what is around it: that is looked up in the picture of half the size."""
+    """As far as a pixel is not sure, it is what is around it, looked up in the picture of half the size (pull-push)."""
     if sure.all():
         return pixels
     share = F.avg_pool2d(sure, 2, ceil_mode=True)

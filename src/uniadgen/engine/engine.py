@@ -70,7 +70,7 @@ class Engine:
             model.lm_head.weight.data = laid_out(model.lm_head.weight.data)
             self.words = model.lm_head
             self.image_logits = Head(model.model.generation_head, self.layers, narrow)
-        # Then what a picture's codes are does not depend on who is coded beside it.
+        # Of our own products alone it is known that a picture's codes do not depend on who is coded beside it.
         self.codes_together = native is not None and model.config.vq_patch > 0
         with torch.no_grad():
             codes = torch.arange(model.config.vq_config.num_embeddings, device=self.device)
