@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
@@ -144,6 +145,8 @@ class FusedOperations(Operations):
             found.append(Way("scaled_mm", self.both_in_eight_bits))
         if task.rows > FEW:
             return found
+        if streams(task, self.dtype):
+            found.append(Way("stream", self.streamed))
         if task.rows <= 2:  # each way takes its time to compile: only those are tried that were fastest somewhere
             return found + [Way(f"two {t.outputs}x{t.inputs}", partial(self.two_rows, tile=t)) for t in TILES_OF_TWO]
         for tile in TILES:
@@ -192,6 +195,19 @@ class FusedOperations(Operations):
             len(x), out.shape[1], rows.shape[1], 0 if add.dim() == 1 else add.shape[1], self.eps, **settings,
         )  # fmt: skip
         return out
+
+    def streamed(
+        self,
+        x: Float[Tensor, "L k"],
+        weight: Weight,
+        add: Float[Tensor, "..."] | None,
+        norm: Float[Tensor, "k"] | None,
+        gated: bool,
+    ) -> Float[Tensor, "L out"]:
+        """On Hopper and later: see `streaming`."""
+        from uniadgen.engine.streaming import product
+
+        return product(x, weight, add, norm, gated, self.eps, self.arrived)
 
     def _prepared(
         self, x: Tensor, weight: Weight, add: Tensor | None, norm: Tensor | None, gated: bool, tile: Tile
@@ -251,6 +267,16 @@ def fits(task: Task, tile: Tile) -> bool:
     rows = max(16, triton.next_power_of_2(task.rows))
     of_x = task.dtype.itemsize if task.dtype != EIGHT_BIT else 2
     return tile.stages * tile.inputs * (tile.outputs * task.dtype.itemsize + rows * of_x) <= MEMORY
+
+
+def streams(task: Task, dtype: torch.dtype) -> bool:
+    """Whether `streaming` can do it here."""
+    if dtype != torch.bfloat16 or not torch.cuda.is_available() or find_spec("cuda.bindings") is None:
+        return False
+    from uniadgen.engine.streaming import CAPABILITY, Product
+
+    what = Product(task.shape[1], task.shape[0], task.rows, task.dtype == EIGHT_BIT, task.normed, task.gated, False)
+    return torch.cuda.get_device_capability() >= CAPABILITY and what.fits
 
 
 def splits_of(task: Task, tile: Tile) -> int:
