@@ -1,5 +1,6 @@
 """The layers' attention on a GPU, by kernels in Triton: columns split among programs as is fastest there."""
 
+import ctypes
 import logging
 from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
@@ -9,15 +10,17 @@ import triton  # pyright: ignore[reportMissingImports] - where there is a GPU
 from jaxtyping import Float
 from torch import Tensor
 
-from uniadgen.engine import kernels_cuda
+from uniadgen.engine import kernels_cuda, nvrtc
 from uniadgen.engine.capturing import Graph
 from uniadgen.engine.fused import overlapping, precision_of
+from uniadgen.engine.precision import EIGHT_BIT
 from uniadgen.engine.slots import Places, Slots
 
 log = logging.getLogger(__name__)
 kernels: Any = kernels_cuda  # which Triton makes of functions is not typed
 MOST_SPLITS = 32
 QUERIES = 64  # of rows of one prompt that a program takes through it together
+OURS, MOST_QUERIES = 128, 16  # the size of heads, and queries of a row, that attend.cu takes
 MERGED = 8192  # numbers that a program has in hand when it makes one softmax of some
 
 
@@ -31,10 +34,20 @@ class Plan(NamedTuple):
 
     def splits(self, others: int) -> int:
         """Among how many programs columns are split where there are so many others."""
-        return min(MOST_SPLITS, triton.next_power_of_2(-(-self.programs // others)))
+        return min(MOST_SPLITS, -(-self.programs // others))
 
 
 PLANS = (Plan(512, 64, 3, 4), Plan(256, 64, 3, 4), Plan(1024, 64, 3, 4), Plan(512, 128, 2, 8))
+PLANS_OF_OURS = tuple(Plan(programs, 64, 3, 4) for programs in (512, 256, 384, 640, 768, 1024))  # of attend.cu
+
+
+class Arguments(ctypes.Structure):
+    """Addresses, as in attend.cu."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_void_p)
+        for name in ("qkv", "cos", "sin", "position", "column", "seen", "table", "found", "sums", "arrived", "out")
+    )
 
 
 class FusedAttention:
@@ -60,7 +73,17 @@ class FusedAttention:
         self.shared = torch.zeros(max(self.groups, 1), kernels.SHARED.value, dtype=torch.long, device=first.device)
         self.blocks = -(-self.longest // QUERIES)
         self.arrived = torch.zeros(self.rows * self.heads, dtype=torch.int32, device=first.device)
-        self.follow(PLANS[0], slots)
+        self.kernel = None
+        if (
+            nvrtc.serves(first.device)
+            and (self.cos.dtype, self.size) == (torch.bfloat16, OURS)
+            and first.dtype in (torch.bfloat16, EIGHT_BIT)
+            and count <= MOST_QUERIES
+        ):
+            defines = ("GROUPS", -(-count // 8)), ("EIGHT", int(first.dtype == EIGHT_BIT))
+            self.kernel = nvrtc.compiled("attend.cu", "attend", defines, first.device.index or 0)
+        self.plans = PLANS_OF_OURS if self.kernel else PLANS
+        self.follow(self.plans[0], slots)
 
     def follow(self, plan: Plan, slots: Sequence[Slots]) -> None:
         """Splits columns like that from now on."""
@@ -82,7 +105,7 @@ class FusedAttention:
         if key not in chosen:
             self.aim(at)
             times = {}
-            for plan in {self._does(plan): plan for plan in reversed(PLANS)}.values():
+            for plan in {self._does(plan): plan for plan in reversed(self.plans)}.values():
                 self.follow(plan, slots)
                 try:
                     graph = Graph(self._all_layers, logging.DEBUG)
@@ -91,7 +114,7 @@ class FusedAttention:
                     continue
                 if graph.graph is not None:
                     times[plan] = min(graph.seconds() for _ in range(3))
-            chosen[key] = min(times, key=times.__getitem__) if times else PLANS[0]
+            chosen[key] = min(times, key=times.__getitem__) if times else self.plans[0]
             self.arrived.zero_()
         self.follow(chosen[key], slots)
 
@@ -155,6 +178,9 @@ class FusedAttention:
                 number, self.heads, self.shared_splits, self.splits, self.parts, scale,
                 M=max(16, min(QUERIES, triton.next_power_of_2(self.longest))), **settings,
             )  # fmt: skip
+        if self.kernel:
+            self._attend_own(number, q, out, scale)
+            return out
         block = 1 if self.parts == 1 else max(8, triton.next_power_of_2(self.parts))
         queries = triton.next_power_of_2(self.count)
         kernels.attend_own[self.rows, self.heads, self.splits](
@@ -163,3 +189,12 @@ class FusedAttention:
             M=max(16, queries), BLOCK=block, TOGETHER=min(queries, max(1, MERGED // (block * self.size))), **settings,
         )  # fmt: skip
         return out
+
+    def _attend_own(self, number: int, qkv: Tensor, out: Tensor, scale: float) -> None:
+        """By our own kernel."""
+        assert self.kernel is not None
+        given = (qkv, self.cos, self.sin, self.position, self.column, self.seen, self.own, self.found, self.sums)
+        addresses = Arguments(*(one.data_ptr() for one in (*given, self.arrived, out)))
+        sizes = number, self.count, self.heads, self.splits, self.parts
+        numbers = *map(ctypes.c_int, sizes), ctypes.c_float(scale)
+        self.kernel.launch((self.rows, self.heads, self.splits), 128, addresses, *numbers)

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +11,7 @@ import triton  # pyright: ignore[reportMissingImports] - where there is a GPU
 from jaxtyping import Float
 from torch import Tensor
 
-from uniadgen.engine import kernels_cuda
+from uniadgen.engine import kernels_cuda, nvrtc, streaming
 from uniadgen.engine.capturing import Graph
 from uniadgen.engine.layers import Operations, Weight, size_of
 from uniadgen.engine.precision import EIGHT_BIT, Scaled
@@ -145,7 +144,7 @@ class FusedOperations(Operations):
             found.append(Way("scaled_mm", self.both_in_eight_bits))
         if task.rows > FEW:
             return found
-        if streams(task, self.dtype):
+        if self.dtype == torch.bfloat16 and nvrtc.serves(self.arrived.device) and streams(task):
             found.append(Way("stream", self.streamed))
         if task.rows <= 2:  # each way takes its time to compile: only those are tried that were fastest somewhere
             return found + [Way(f"two {t.outputs}x{t.inputs}", partial(self.two_rows, tile=t)) for t in TILES_OF_TWO]
@@ -205,9 +204,7 @@ class FusedOperations(Operations):
         gated: bool,
     ) -> Float[Tensor, "L out"]:
         """On Hopper and later: see `streaming`."""
-        from uniadgen.engine.streaming import product
-
-        return product(x, weight, add, norm, gated, self.eps, self.arrived)
+        return streaming.product(x, weight, add, norm, gated, self.eps, self.arrived)
 
     def _prepared(
         self, x: Tensor, weight: Weight, add: Tensor | None, norm: Tensor | None, gated: bool, tile: Tile
@@ -262,21 +259,18 @@ def shape_of(weight: Weight) -> torch.Size:
     return weight.rows.shape if isinstance(weight, Scaled) else weight.shape
 
 
+def streams(task: Task) -> bool:
+    """Whether `streaming` can do it."""
+    outs, size = task.shape
+    eight = task.dtype == EIGHT_BIT
+    return streaming.Product(size, outs, task.rows, eight, task.normed, task.gated, adds=False).fits
+
+
 def fits(task: Task, tile: Tile) -> bool:
     """Whether what a program has under way has room there."""
     rows = max(16, triton.next_power_of_2(task.rows))
     of_x = task.dtype.itemsize if task.dtype != EIGHT_BIT else 2
     return tile.stages * tile.inputs * (tile.outputs * task.dtype.itemsize + rows * of_x) <= MEMORY
-
-
-def streams(task: Task, dtype: torch.dtype) -> bool:
-    """Whether `streaming` can do it here."""
-    if dtype != torch.bfloat16 or not torch.cuda.is_available() or find_spec("cuda.bindings") is None:
-        return False
-    from uniadgen.engine.streaming import CAPABILITY, Product
-
-    what = Product(task.shape[1], task.shape[0], task.rows, task.dtype == EIGHT_BIT, task.normed, task.gated, False)
-    return torch.cuda.get_device_capability() >= CAPABILITY and what.fits
 
 
 def splits_of(task: Task, tile: Tile) -> int:
