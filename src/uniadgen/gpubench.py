@@ -97,7 +97,6 @@ class GPUBench:
                     engine = Engine(model, 1, precision, self.device.type != "cuda")
                 engine.precision = precision
                 bench = Shape(shape, engine, layout, self.report.terabytes_a_second, self.profile)
-                self._overlap(bench)
             except Exception as error:
                 self._keep(
                     Line(Case(shape, precision.weights, precision.cache, 0, False, 1, "engine"), failed=told(error))
@@ -108,15 +107,6 @@ class GPUBench:
             self._tell_products(getattr(engine.layers.operations, "microseconds", {}))
             del bench
         self.save(self.report)
-
-    def _overlap(self, bench: Shape) -> None:
-        """Where it was seen to be right: kernels that begin early, if they are faster."""
-        if self.report.checks.get("float32, overlapping kernels") == "same tokens" and self.device.type == "cuda":
-            try:
-                self.say(bench.overlap())
-            except Exception as error:
-                bench.engine.overlap(False)
-                self.say(f"overlapping kernels: {told(error)}")
 
     def _tell_products(self, microseconds: dict[str, dict[str, float]]) -> None:
         """Of every task, the ways to do it, the fastest first."""

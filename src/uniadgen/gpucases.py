@@ -111,17 +111,6 @@ class Shape:
                 self.engine.model.config.row_lag = case.lag
                 yield case, partial(measures[what], case)
 
-    @torch.no_grad()
-    def overlap(self) -> str:
-        """Whether kernels that begin early make a step faster: then they do so from now on."""
-        case, spent = self._case(1, False, 1, "step"), {}
-        for overlap in (False, True):
-            self.engine.overlap(overlap)
-            spent[overlap] = self._step(case).seconds or float("inf")
-            empty(self.device)
-        self.engine.overlap(spent[True] < spent[False])
-        return f"overlapping kernels: a step in {1e3 * spent[True]:.3f} ms instead of {1e3 * spent[False]:.3f} ms"
-
     def _case(self, ads: int, shared: bool, count: int, what: str, lag: int = 0) -> Case:
         precision = self.engine.precision
         weights, cache = (
@@ -238,6 +227,8 @@ class Shape:
     def _ads(self, case: Case) -> Line:
         """Whole ads from their prompts: read, written, painted, decoded. Once before, until there are two rows."""
         self._make(case, seed=1000, rows=2)
+        codes = torch.zeros(min(case.ads, ORDER), self.config.cells, dtype=torch.long, device=self.device)
+        self.engine.model.decode_pictures(codes)
         empty(self.device)
         began = time.perf_counter()
         parts = self._make(case, seed=0)

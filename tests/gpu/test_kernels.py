@@ -10,7 +10,7 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if not (torch.cuda.is_available() or INTERPRETED):
     pytest.skip("no GPU", allow_module_level=True)
 
-from uniadgen.engine import attending, fused  # noqa: E402
+from uniadgen.engine import attending, fused, nvrtc, streaming  # noqa: E402
 from uniadgen.engine.attention import PlainAttention  # noqa: E402
 from uniadgen.engine.layers import Operations, Prefix  # noqa: E402
 from uniadgen.engine.precision import EIGHT_BIT, scaled  # noqa: E402
@@ -20,6 +20,7 @@ DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
 HEADS, SIZE, LAYERS = 2, 16, 2
 EPS = 1e-6
 TORCH = Operations(EPS)
+ON_HOPPER = pytest.mark.skipif(not nvrtc.serves(DEVICE), reason="no Hopper GPU, or no cuda-bindings")
 ON_GPU = pytest.mark.skipif(INTERPRETED, reason="the interpreter has no such numbers")
 
 
@@ -65,10 +66,9 @@ def test_inputs_are_split_where_outputs_are_few() -> None:
 @ON_GPU
 @pytest.mark.parametrize("rows", [2, 64, 100])
 @pytest.mark.parametrize("gated", [False, True])
-@pytest.mark.parametrize("overlap", [False, True])
-def test_every_way_to_multiply_by_eight_bits(rows: int, gated: bool, overlap: bool) -> None:
+def test_every_way_to_multiply_by_eight_bits(rows: int, gated: bool) -> None:
     """Against the restored weights: within bfloat16's rounding, or e4m3's where x is narrowed as well."""
-    operations = fused.FusedOperations(EPS, torch.bfloat16, DEVICE, overlap)
+    operations = fused.FusedOperations(EPS, torch.bfloat16, DEVICE)
     x, weight = numbers(rows, 512, dtype=torch.bfloat16), scaled(numbers(256, 512, seed=1))
     norm = numbers(512, seed=2, dtype=torch.bfloat16) if gated else None
     expected = TORCH.product(x.float(), weight, None, None if norm is None else norm.float(), gated)
@@ -77,15 +77,41 @@ def test_every_way_to_multiply_by_eight_bits(rows: int, gated: bool, overlap: bo
         assert off < (0.08 if way.name == "scaled_mm" else 0.015), way.name
 
 
-def prompt(length: int, seed: int, dtype: torch.dtype) -> Prefix:
-    return Prefix(*numbers(2, LAYERS, HEADS, length, SIZE, seed=seed, dtype=dtype))
+@ON_HOPPER
+@pytest.mark.parametrize("eight", [False, True], ids=["bfloat16", "eight bits"])
+@pytest.mark.parametrize("rows", [1, 2, 3, 8, 24])
+@pytest.mark.parametrize("size", [2048, 11008])
+def test_streamed_products(eight: bool, rows: int, size: int) -> None:
+    """With all that may come before and after, inputs split or not, of rows and outputs of very different size."""
+    weight = numbers(96, size, seed=1) / size**0.5
+    weight[::3] *= 1e-3
+    weight[::3, 5] = 1.0  # beside which the others are e4m3's smallest numbers
+    held = scaled(weight) if eight else weight.bfloat16()
+    whole = held.restored(torch.float32) if eight else held.float()
+    x = (numbers(rows, size) * 10.0 ** torch.arange(-3, rows - 3).clamp(max=5)[:, None].to(DEVICE)).bfloat16()
+    norm = numbers(size, seed=2, dtype=torch.bfloat16)
+    adds = numbers(96, seed=3, dtype=torch.bfloat16), numbers(rows, 96, seed=4, dtype=torch.bfloat16)
+    arrived = torch.zeros(65536, dtype=torch.int32, device=DEVICE)
+    cases = *((add, None, False) for add in (None, *adds)), (None, norm, False), (None, norm, True)
+    for add, scaling, gated in cases:
+        expected = TORCH.product(
+            x.float(), whole, None if add is None else add.float(), None if scaling is None else norm.float(), gated
+        )
+        for _ in range(2):  # who arrives last leaves everything as it was
+            made = streaming.product(x, held, add, scaling, gated, EPS, arrived)
+            assert ((made.float() - expected).norm(dim=1) < 0.006 * expected.norm(dim=1)).all()
+    assert not arrived.any()
 
 
-def groups(dtype: torch.dtype, cache: torch.dtype) -> list[Slots]:
+def prompt(length: int, seed: int, dtype: torch.dtype, size: int) -> Prefix:
+    return Prefix(*numbers(2, LAYERS, HEADS, length, size, seed=seed, dtype=dtype))
+
+
+def groups(dtype: torch.dtype, cache: torch.dtype, size: int = SIZE) -> list[Slots]:
     """Three rows of their own prompts, and two that share one."""
-    own, shared = Slots(prompt(70, 0, dtype), 4, 140, dtype=cache), prompt(90, 5, dtype)
+    own, shared = Slots(prompt(70, 0, dtype, size), 4, 300, dtype=cache), prompt(90, 5, dtype, size)
     for number, length in enumerate((70, 3, 66)):
-        own.join(number, prompt(length, number, dtype))
+        own.join(number, prompt(length, number, dtype, size))
     together = Slots(shared, 2, 30, shared, cache)
     for number in range(2):
         together.join(number, shared)
@@ -101,19 +127,24 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", ["float32"] if INTERPRETED else KINDS)
 @pytest.mark.parametrize("count", [1, 4, 16])
-@pytest.mark.parametrize("overlap", [False] if INTERPRETED else [False, True])
+@pytest.mark.parametrize("size", [SIZE] if INTERPRETED else [SIZE, attending.HEAD])
 @pytest.mark.parametrize("by_turns", [True, False], ids=["one after the other", "together"])
-def test_attention(kind: str, count: int, overlap: bool, by_turns: bool, monkeypatch) -> None:
+def test_attention(kind: str, count: int, size: int, by_turns: bool, monkeypatch) -> None:
     """Rows at positions of their own, some behind a shared prompt, with columns split or not; then slots move."""
     dtype, cache, off = KINDS[kind]
-    cos, sin = angles = numbers(2, 200, 1, SIZE, seed=9, dtype=dtype).unbind()
-    for programs in (1, 64):
-        monkeypatch.setattr(attending, "PLANS", [attending.Plan(programs, 64, 3, 4)])
-        expected, slots = groups(dtype, cache), groups(dtype, cache)
-        plain, attention = PlainAttention(expected), attending.FusedAttention(slots, count, angles, overlap)
+    cos, sin = angles = numbers(2, 200, 1, size, seed=9, dtype=dtype).unbind()
+    plans = [(1, False), (64, False), *((programs, True) for programs in (1, 20, 64))]
+    for programs, ours in plans:
+        monkeypatch.setattr(attending, "PLANS", (attending.Plan(programs, 64, 3, 4),))
+        monkeypatch.setattr(attending, "PLANS_OF_OURS", (attending.Plan(programs, 64, 3, 4, True),) * ours)
+        expected, slots = groups(dtype, cache, size), groups(dtype, cache, size)
+        plain, attention = PlainAttention(expected), attending.FusedAttention(slots, count, angles)
+        if ours and attention.kernel is None:  # no Hopper, or other numbers than it takes
+            continue
+        assert attention.plan.ours == ours
         start = torch.tensor([70, 3, 66, 90, 90])[:, None] + torch.arange(count)
         for step in range(2 if count == 1 else 1):
-            heads = numbers(5 * count, 3 * HEADS, SIZE, seed=step, dtype=dtype)
+            heads = numbers(5 * count, 3 * HEADS, size, seed=step, dtype=dtype)
             position = (start + step).to(DEVICE)
             seen = position + 1 if by_turns else position.amax(1, keepdim=True).expand_as(position) + 1
             for one in (plain, attention):

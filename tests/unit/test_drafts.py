@@ -99,7 +99,7 @@ def test_titles_and_the_prompt_are_looked_up(make_row, layout: Layout) -> None:
 def test_noise_drawn_ahead_goes_back() -> None:
     make = lambda: torch.Generator().manual_seed(3)  # noqa: E731
     one_by_one, ahead = make(), make()
-    noise = Noise(ahead)
+    noise = Noise(ahead, torch.device("cpu"))
     torch.testing.assert_close(noise.peek(3, 50), draw([make()], 3, 50)[0], rtol=0, atol=0)
     noise.use(1)
     noise.peek(4, 50)

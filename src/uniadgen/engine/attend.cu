@@ -261,7 +261,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, GROUPS == 1 ? 3 : 2)
     attend(Arguments of, int number, int count, int heads, int splits, int parts, float scale) {
   __shared__ Memory memory;
   int row = blockIdx.x, head = blockIdx.y, split = blockIdx.z, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  asm volatile("griddepcontrol.launch_dependents;");
   if (number == 0) asm volatile("griddepcontrol.wait;" ::: "memory");  // what is before the first layer may be anything
 
   const i64 *mine = of.table + row * TABLE;
@@ -309,6 +308,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, GROUPS == 1 ? 3 : 2)
   while (base < end) {
     int here = base;
     base += 16 * WARPS;
+    if (base >= end) asm volatile("griddepcontrol.launch_dependents;");  // not before: whoever is behind takes room
     found.score(held, memory, scores);
     if (base < end) held.fetch_keys<true>(keys, base, end);
     found.weigh(scores, scale, [&](int i, int, int) { return here + lane / 4 + 8 * i < end; }, chances);

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from uniadgen.engine import kernels_cuda, nvrtc
 from uniadgen.engine.capturing import Graph
-from uniadgen.engine.fused import overlapping, precision_of
+from uniadgen.engine.fused import precision_of
 from uniadgen.engine.precision import EIGHT_BIT
 from uniadgen.engine.slots import Places, Slots
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 kernels: Any = kernels_cuda  # which Triton makes of functions is not typed
 MOST_SPLITS = 32
 QUERIES = 64  # of rows of one prompt that a program takes through it together
-OURS, MOST_QUERIES = 128, 16  # the size of heads, and queries of a row, that attend.cu takes
+HEAD, MOST_QUERIES = 128, 16  # the size of heads, and queries of a row, that attend.cu takes
 MERGED = 8192  # numbers that a program has in hand when it makes one softmax of some
 
 
@@ -31,6 +31,7 @@ class Plan(NamedTuple):
     columns: int
     stages: int
     warps: int
+    ours: bool = False  # by attend.cu, which has warps and stages of its own
 
     def splits(self, others: int) -> int:
         """Among how many programs columns are split where there are so many others."""
@@ -38,7 +39,7 @@ class Plan(NamedTuple):
 
 
 PLANS = (Plan(512, 64, 3, 4), Plan(256, 64, 3, 4), Plan(1024, 64, 3, 4), Plan(512, 128, 2, 8))
-PLANS_OF_OURS = tuple(Plan(programs, 64, 3, 4) for programs in (512, 256, 384, 640, 768, 1024))  # of attend.cu
+PLANS_OF_OURS = tuple(Plan(programs, 64, 3, 4, True) for programs in (512, 256, 640, 1024))
 
 
 class Arguments(ctypes.Structure):
@@ -57,12 +58,10 @@ class FusedAttention:
     are laid out anew: `place` writes the table, outside of what is captured.
     """
 
-    def __init__(
-        self, slots: Sequence[Slots], count: int, angles: tuple[Tensor, Tensor], overlap: bool = False
-    ) -> None:
-        """`angles`: cosines and sines of all positions; `overlap`: as `FusedOperations` has it."""
+    def __init__(self, slots: Sequence[Slots], count: int, angles: tuple[Tensor, Tensor]) -> None:
+        """`angles`: cosines and sines of all positions."""
         self.cos, self.sin = angles
-        first, self.overlap = slots[0].keys, overlap
+        first = slots[0].keys
         self.layers, _, self.heads, _, self.size = first.shape
         self.count, self.like = count, first.new_empty(1)
         self.rows = sum(len(group.owners) for group in slots)
@@ -73,16 +72,16 @@ class FusedAttention:
         self.shared = torch.zeros(max(self.groups, 1), kernels.SHARED.value, dtype=torch.long, device=first.device)
         self.blocks = -(-self.longest // QUERIES)
         self.arrived = torch.zeros(self.rows * self.heads, dtype=torch.int32, device=first.device)
-        self.kernel = None
+        self.plans, self.kernel = PLANS, None
         if (
             nvrtc.serves(first.device)
-            and (self.cos.dtype, self.size) == (torch.bfloat16, OURS)
+            and (self.cos.dtype, self.size) == (torch.bfloat16, HEAD)
             and first.dtype in (torch.bfloat16, EIGHT_BIT)
             and count <= MOST_QUERIES
         ):
             defines = ("GROUPS", -(-count // 8)), ("EIGHT", int(first.dtype == EIGHT_BIT))
             self.kernel = nvrtc.compiled("attend.cu", "attend", defines, first.device.index or 0)
-        self.plans = PLANS_OF_OURS if self.kernel else PLANS
+            self.plans = PLANS_OF_OURS + PLANS
         self.follow(self.plans[0], slots)
 
     def follow(self, plan: Plan, slots: Sequence[Slots]) -> None:
@@ -171,14 +170,13 @@ class FusedAttention:
             "num_stages": self.plan.stages,
             "num_warps": self.plan.warps,
         }
-        settings |= overlapping(self.overlap)
         if self.groups:
             kernels.attend_shared[self.groups, self.heads, self.shared_splits * self.blocks](
                 q, self.cos, self.sin, self.position, self.shared, self.like, self.found, self.sums,
                 number, self.heads, self.shared_splits, self.splits, self.parts, scale,
                 M=max(16, min(QUERIES, triton.next_power_of_2(self.longest))), **settings,
             )  # fmt: skip
-        if self.kernel:
+        if self.plan.ours:
             self._attend_own(number, q, out, scale)
             return out
         block = 1 if self.parts == 1 else max(8, triton.next_power_of_2(self.parts))

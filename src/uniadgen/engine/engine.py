@@ -98,12 +98,6 @@ class Engine:
             return GraphedPainter(self.step, self.codes, self.image_logits)
         return None
 
-    def overlap(self, overlap: bool) -> None:
-        """Whether a GPU begins a kernel while the one before still works; what was captured is captured anew."""
-        if isinstance(self.step, GraphedStep):
-            self.step.overlap(overlap)
-            self.painter = self._painter(None)
-
     def encode(self, pixels: Float[Tensor, "B 3 H W"]) -> Int[Tensor, "B K"]:
         """Codes of pictures, on the host: each has those that it has alone."""
         parts = [pixels] if self.codes_together else pixels.split(1)

@@ -61,14 +61,11 @@ class Way(NamedTuple):
 
 
 class FusedOperations(Operations):
-    """What a layer is made of, in few kernels. The fastest way to multiply is found by `tune`, for every task.
+    """What a layer is made of, in few kernels. The fastest way to multiply is found by `tune`, for every task."""
 
-    With `overlap` a kernel starts while the one before still works (programmatic dependent launch), and waits inside.
-    """
-
-    def __init__(self, eps: float, dtype: torch.dtype, device: torch.device, overlap: bool = False) -> None:
+    def __init__(self, eps: float, dtype: torch.dtype, device: torch.device) -> None:
         super().__init__(eps)
-        self.dtype, self.overlap = dtype, overlap  # dtype: of what is multiplied with weights
+        self.dtype = dtype  # of what is multiplied with weights
         self.arrived = torch.zeros(65536, dtype=torch.int32, device=device)  # programs of those that share outputs
         self.chosen: dict[Task, Way] = {}
         self.microseconds: dict[str, dict[str, float]] = {}  # of every way, by task: for reports
@@ -220,7 +217,7 @@ class FusedOperations(Operations):
             "K": tile.inputs,
             "num_warps": tile.warps,
         }
-        return x, out, out if add is None else add.contiguous(), settings | overlapping(self.overlap)
+        return x, out, out if add is None else add.contiguous(), settings
 
     def both_in_eight_bits(
         self,
@@ -239,11 +236,6 @@ class FusedOperations(Operations):
         )
         out = self.gate(out) if gated else out
         return out if add is None else out + add
-
-
-def overlapping(overlap: bool) -> dict[str, bool]:
-    """How a kernel is started that may begin before the one before it has ended."""
-    return {"OVERLAP": True, "launch_pdl": True} if overlap else {"OVERLAP": False}
 
 
 def task_of(rows: int, weight: Weight, norm: Tensor | None, gated: bool) -> Task:

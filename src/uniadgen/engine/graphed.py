@@ -43,12 +43,6 @@ class GraphedStep:
             self.fused = FusedOperations(layers.operations.eps, layers.norm.dtype, layers.norm.device)
             layers.operations = self.fused
 
-    def overlap(self, overlap: bool) -> None:
-        """Whether a kernel begins while the one before still works: as `FusedOperations` has it."""
-        if not self.plain:
-            self.fused.overlap = overlap
-            self.graphs.clear()
-
     @staticmethod
     def serves(layers: Layers) -> bool:
         """Whether layers are on a GPU."""
@@ -60,7 +54,7 @@ class GraphedStep:
             return PlainAttention(slots)
         from uniadgen.engine.attending import FusedAttention
 
-        return FusedAttention(slots, count, self.layers.angles, self.fused.overlap)
+        return FusedAttention(slots, count, self.layers.angles)
 
     def tune(self, attention: Any, slots: Sequence[Slots], at: Places) -> None:
         """Splits the attention as is fastest on this GPU, found out where a step is about to be taken."""

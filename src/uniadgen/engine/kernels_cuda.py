@@ -85,16 +85,13 @@ def _write(
 def product(
     x, norm, weight, scale, add, out, parts, arrived, rows, num_out, size, add_stride, eps,
     NORM: tl.constexpr, GATED: tl.constexpr, SCALED: tl.constexpr, ADDS: tl.constexpr, PRECISION: tl.constexpr,
-    OVERLAP: tl.constexpr, SPLITS: tl.constexpr, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
+    SPLITS: tl.constexpr, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
     """out (rows, num_out) = x (rows, size) weight' * scale + add, N rows of the weight at a time, all of x at once.
 
     x is first divided by its root mean square and multiplied with `norm`. With SPLITS a program takes a part of the
     inputs only, and the last one to arrive adds up what all have written, in their order.
     """
-    if OVERLAP:
-        tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
     row, at = tl.arange(0, M), tl.arange(0, K)
     column, inside = _columns(num_out, N, GATED)
     split = tl.program_id(1)
@@ -134,7 +131,7 @@ def product(
 @triton.jit(do_not_specialize=["rows"])
 def product_of_two(
     x, norm, weight, scale, add, out, rows, num_out, size, add_stride, eps,
-    NORM: tl.constexpr, GATED: tl.constexpr, SCALED: tl.constexpr, ADDS: tl.constexpr, OVERLAP: tl.constexpr,
+    NORM: tl.constexpr, GATED: tl.constexpr, SCALED: tl.constexpr, ADDS: tl.constexpr,
     N: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
     """As `product`, of one or two rows: without tensor cores, whose 16 rows would be empty, while weights stream by."""
@@ -142,9 +139,6 @@ def product_of_two(
     column, inside = _columns(num_out, N, GATED)
     there = weight + column[:, None].to(tl.int64) * size + at[None, :]
     w = tl.load(there, mask=inside[:, None] & (at < size)[None, :], other=0.0)
-    if OVERLAP:  # weights are no other kernel's: they are read while the one before still works
-        tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
     first, second = tl.zeros((N, K), tl.float32), tl.zeros((N, K), tl.float32)
     square, other = tl.zeros((K,), tl.float32), tl.zeros((K,), tl.float32)
     for start in range(0, size, K):
@@ -266,16 +260,13 @@ def attend_own(
     qkv, cos, sin, position, columns, seen, table, like, found, sums, arrived, out,
     number, count, heads, splits, parts, scale,
     SIZE: tl.constexpr, M: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr, TOGETHER: tl.constexpr,
-    PRECISION: tl.constexpr, OVERLAP: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """A row's `count` queries and a part of its own columns, among which may be their own: those are written first.
 
     A program takes as many columns as the table says; one that would begin behind the row's last has nothing to do. The
     last one to arrive makes one softmax of all parts, also of those that come from a shared prompt.
     """
-    if OVERLAP:
-        tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
     row, head, split = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
     mine, stride = table + row * TABLE, 3 * heads * SIZE
     offset = tl.load(mine + 2) * number + head * tl.load(mine + 3)
@@ -321,12 +312,9 @@ def attend_own(
 @triton.jit(do_not_specialize=["number", "splits", "own", "parts"])
 def attend_shared(
     qkv, cos, sin, position, table, like, found, sums, number, heads, splits, own, parts, scale,
-    SIZE: tl.constexpr, M: tl.constexpr, N: tl.constexpr, PRECISION: tl.constexpr, OVERLAP: tl.constexpr,
+    SIZE: tl.constexpr, M: tl.constexpr, N: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """All queries of a group and a part of the prompt that its rows share, M queries a program."""
-    if OVERLAP:
-        tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
     group, head, both = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
     split = both % splits
     mine = table + group * SHARED

@@ -129,10 +129,10 @@ class Making:
         """Whether all that it feeds from now on are the codes of its own cells."""
         return 0 < self.cell < self.cells
 
-    def join(self, slot: int, lengths: Sequence[int]) -> None:
+    def join(self, slot: int, lengths: Sequence[int], device: torch.device) -> None:
         """Takes a slot. Its prompts, so long, have been read: the generator's next numbers are the answer's."""
         self.slot, self.lengths = slot, lengths
-        self.noise = Noise(self.generator)
+        self.noise = Noise(self.generator, device)
         self.drawn = 0  # rows of cells whose noise has been drawn
 
     def window(self, most: int) -> Window:

@@ -25,12 +25,18 @@ class PictureNoise:
         self.side, self.device = side, device
         self.depth = side * (1 + math.ceil((unseen - 1) / side))
         self.table: Float[Tensor, "slots depth Q"] = torch.zeros(num_slots, self.depth, size, device=device)
-        self.threads = ThreadPoolExecutor(THREADS) if device.type == "cuda" and num_slots > 1 else None
+        self.threads, self.host = None, None
+        if device.type == "cuda":  # a place on the host from which a GPU takes what was drawn when it gets there
+            self.threads = ThreadPoolExecutor(THREADS) if num_slots > 1 else None
+            self.host = torch.empty(num_slots, self.depth // side, side, size, pin_memory=True)
+            self.taken = torch.cuda.Event()
 
     def draw_until(self, wanted: Sequence[tuple[Making, int]]) -> None:
         """Of whole rows of cells, so that all cells of an ad before the one named have theirs."""
         asked = [(ad, math.ceil(cell / self.side) - ad.drawn) for ad, cell in wanted]
         asked = [(ad, rows) for ad, rows in asked if rows > 0]
+        if asked and self.host is not None:
+            self.taken.synchronize()
         drawn = self.threads.map(self._uniform, asked) if self.threads else map(self._uniform, asked)
         for (ad, rows), uniform in zip(asked, drawn, strict=True):
             noise = gumbel(uniform.to(self.device, non_blocking=True))
@@ -38,8 +44,11 @@ class PictureNoise:
                 first = ad.drawn * self.side % self.depth
                 self.table[ad.slot, first : first + self.side] = noise[row]
                 ad.drawn += 1
+        if asked and self.host is not None:
+            self.taken.record()
 
     def _uniform(self, asked: tuple[Making, int]) -> Float[Tensor, "rows side Q"]:
         ad, rows = asked
-        uniform = torch.rand(rows, self.side, self.table.shape[-1], generator=ad.generator)
-        return uniform.pin_memory() if self.device.type == "cuda" else uniform
+        shape = rows, self.side, self.table.shape[-1]
+        to = None if self.host is None else self.host[ad.slot, :rows]
+        return torch.rand(shape, generator=ad.generator, out=to)

@@ -60,7 +60,10 @@ def compiled(file: str, name: str, defines: tuple[tuple[str, int], ...], device:
 
     major, minor = torch.cuda.get_device_capability(device)
     options = [f"--gpu-architecture=sm_{major}{minor}", "--std=c++17", *(f"-D{key}={value}" for key, value in defines)]
-    module = checked(driver.cuModuleLoadData(code(nvrtc, file, options)))
+    made = code(nvrtc, file, options)
+    with torch.cuda.device(device):
+        torch.cuda.synchronize()  # from then on it has a context, into which modules are loaded
+        module = checked(driver.cuModuleLoadData(made))
     function = checked(driver.cuModuleGetFunction(module, name.encode()))
     limit = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
     checked(driver.cuFuncSetAttribute(function, limit, shared_memory))

@@ -55,10 +55,13 @@ DRAWN = 8  # words whose noise is drawn together: for one alone, torch's startin
 
 
 class Noise:
-    """The noise of one request's words, drawn some words ahead; what is drawn and not used goes back."""
+    """The noise of one request's words, drawn some words ahead; what is drawn and not used goes back.
 
-    def __init__(self, generator: torch.Generator) -> None:
-        self.generator = generator
+    As `draw` defines it; where the device is a GPU, its logarithms are the GPU's.
+    """
+
+    def __init__(self, generator: torch.Generator, device: torch.device) -> None:
+        self.generator, self.device, self.on_gpu = generator, device, device.type == "cuda"
         self.start = generator.get_state()
         self.used = 0
         self.ahead: Tensor | None = None  # drawn and not used yet (n, V)
@@ -67,7 +70,8 @@ class Noise:
         """The noise of the next `count` words."""
         here = 0 if self.ahead is None else len(self.ahead)
         if here < count:
-            more = draw([self.generator], max(count - here, DRAWN), size)[0]
+            uniform = torch.rand(max(count - here, DRAWN), size, generator=self.generator)
+            more = gumbel(uniform.pin_memory().to(self.device, non_blocking=True) if self.on_gpu else uniform)
             self.ahead = more if self.ahead is None else torch.cat([self.ahead, more])
         assert self.ahead is not None, "at least one word is asked for"
         return self.ahead[:count]

@@ -5,7 +5,6 @@
 // be added up in any order, as long as weight and x agree. Some warps share 16 outputs, a tile, and the warp's next
 // DEPTH pieces are under way while it multiplies, from one tile to the next without a pause. The first ones are asked
 // for before the kernel ahead of this one has ended: weights are nobody's result.
-// A kernel takes half of every processor, so that the one behind it finds room there to begin.
 //
 // To be defined: SIZE inputs, OUTS outputs (rows of the weight), ROWS of x at most (a power of two), SPLITS parts of the
 // inputs, each for other blocks, WARPS of a block, and, 0 or 1, EIGHT (weights in e4m3), NORM, GATED, ADDS.

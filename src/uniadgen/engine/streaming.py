@@ -1,4 +1,4 @@
-"""Products of few rows on Hopper and later, by a kernel in CUDA C++ that reads the weight as fast as memory gives it."""
+"""Products of few rows on Hopper and later, by a kernel in CUDA C++ that reads a weight as fast as memory does."""
 
 import ctypes
 from dataclasses import dataclass
@@ -39,13 +39,17 @@ class Product:
     @property
     def splits(self) -> int:
         """Parts of the inputs: so many that a part of x has room in the memory of a block."""
-        room = MEMORY * self.warps // 16
-        return next(number for number in range(1, 65) if self.shared_memory(number) <= room)
+        return next(number for number in range(1, 65) if self.blocks * self.shared_memory(number) <= MEMORY)
 
     @property
     def warps(self) -> int:
-        """Of a block; 16 have room on a processor: the blocks of a kernel take half of it, where they can."""
+        """Of a block."""
         return 8 if self.rows <= 8 else 16
+
+    @property
+    def blocks(self) -> int:
+        """Of a processor."""
+        return 16 // self.warps
 
     def shared_memory(self, splits: int) -> int:
         """Bytes, as `Memory` in the source."""
@@ -89,7 +93,7 @@ def product(
     eps: float,
     arrived: Tensor,
 ) -> Float[Tensor, "L out"]:
-    """As `FusedOperations.product`, of x in bfloat16; `arrived`: zeros, one for each tile, that are zeros afterwards."""
+    """As `FusedOperations.product`, of x in bfloat16; `arrived`: zeros, one for each tile, and zeros afterwards."""
     rows, scale = weight if isinstance(weight, Scaled) else (weight, None)
     places = 1 << (len(x) - 1).bit_length()
     what = Product(
@@ -105,7 +109,7 @@ def product(
     given = (x, norm, rows, scale, add, out, kept, squares, arrived)
     addresses = Arguments(*(None if one is None else one.data_ptr() for one in given))
     stride = 0 if add is None or add.dim() == 1 else add.shape[1]
-    blocks = min(what.tiles, -(-processors(device) // splits))
+    blocks = min(what.tiles, -(-what.blocks * processors(device) // splits))
     numbers = ctypes.c_int(len(x)), ctypes.c_int(stride), ctypes.c_float(eps)
     kernel.launch((blocks, splits, 1), 32 * what.warps, addresses, *numbers)
     return out
