@@ -177,11 +177,11 @@ def test_the_fastest_plan_is_followed_and_nothing_else_is_spoiled(monkeypatch) -
     angles = numbers(2, 200, 1, SIZE, seed=9).unbind()
     slots, before, chosen = groups(torch.float32, torch.float32), groups(torch.float32, torch.float32), {}
     attention = attending.FusedAttention(slots, 1, angles)
-    position = torch.tensor([70, 3, 66, 90, 90], device=DEVICE)[:, None]
-    attention.tune(slots, position, chosen)
+    at = Places.after(torch.tensor([70, 3, 66, 90, 90], device=DEVICE)[:, None])
+    attention.tune(slots, at, chosen)
     assert attention.plan == plans[1] == next(iter(chosen.values()))
     again = attending.FusedAttention(slots, 1, angles)
-    again.tune(slots, position, chosen)  # nothing is left to be timed
+    again.tune(slots, at, chosen)  # nothing is left to be timed
     assert again.plan == plans[1] and not attention.arrived.any()
     assert torch.equal(slots[0].keys[:, 0, :, :70], before[0].keys[:, 0, :, :70])
     assert not slots[0].keys[:, 0, :, 70].any()

@@ -82,7 +82,7 @@ def test_limits_count_weights_and_columns_once() -> None:
 
     model, layout = build(SHAPES["tiny"](), CPU, torch.float32)
     shape = Shape("tiny", Engine(model, 1), layout, 1e-12)  # a byte a second: seconds are bytes
-    column, own = 2 * 4 * 64 * 4, 32 + 8
+    column, own = 2 * 4 * 256 * 4, 32 + 8
     assert shape.limit(Case("tiny", "", "", 1, False, 1, "")) == pytest.approx(
         shape.engine.num_bytes + column * (sum(shape.lengths) + 2 * own)
     )
