@@ -1,6 +1,7 @@
 """Kernels in CUDA C++, compiled where they run and when they are first needed: by NVRTC, which comes with torch."""
 
 import ctypes
+import logging
 from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 
+log = logging.getLogger(__name__)
 CAPABILITY = (9, 0)  # from which on kernels may begin before the one ahead has ended
 
 
@@ -17,7 +19,10 @@ def serves(device: torch.device) -> bool:
     """Whether kernels can be compiled and run there: a Hopper GPU or a later one, and NVIDIA's own bindings."""
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < CAPABILITY:
         return False
-    return find_spec("cuda") is not None and find_spec("cuda.bindings") is not None
+    if find_spec("cuda") is not None and find_spec("cuda.bindings") is not None:
+        return True
+    log.warning("no cuda-bindings, so steps are slower than they can be: pip install cuda-bindings, of your CUDA")
+    return False
 
 
 @cache

@@ -1,0 +1,70 @@
+"""What is known of the kernels in CUDA C++ where there is no GPU: whom they serve, and what they ask for."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from uniadgen.engine import nvrtc
+from uniadgen.engine.streaming import MEMORY, Product
+
+
+def product(size: int, outs: int, rows: int = 2, eight: bool = False, gated: bool = False) -> Product:
+    return Product(size, outs, rows, eight, norm=True, gated=gated, adds=False)
+
+
+@pytest.mark.parametrize("eight", [False, True])
+@pytest.mark.parametrize("rows", [1, 2, 4, 8, 16, 32])
+@pytest.mark.parametrize("size", [2048, 4096, 5632, 11008])
+def test_a_part_of_x_has_room_beside_another_block(size: int, rows: int, eight: bool) -> None:
+    """Of Janus-Pro's sizes: in as few parts as there is room for."""
+    what = product(size, 4096, rows, eight)
+    assert what.fits and what.blocks * what.shared_memory(what.splits) <= MEMORY
+    assert what.splits == 1 or what.blocks * what.shared_memory(what.splits - 1) > MEMORY
+    assert what.splits <= size // what.line
+
+
+def test_what_it_cannot_do_is_known() -> None:
+    """Inputs in whole pieces of 128 bytes, outputs in whole tiles, and few rows."""
+    assert product(64, 16).fits and not product(96, 16).fits
+    assert product(128, 16, eight=True).fits and not product(64, 16, eight=True).fits
+    assert not product(64, 24).fits
+    assert product(64, 32, gated=True).fits and not product(64, 16, gated=True).fits
+    assert product(64, 16, rows=32).fits and not product(64, 16, rows=64).fits
+
+
+def test_numbers_for_the_source_are_whole() -> None:
+    assert dict(product(11008, 4096, 8, eight=True).defines) == {
+        "SIZE": 11008,
+        "OUTS": 4096,
+        "ROWS": 8,
+        "SPLITS": 2,
+        "WARPS": 8,
+        "EIGHT": 1,
+        "NORM": 1,
+        "GATED": 0,
+        "ADDS": 0,
+    }
+
+
+def test_a_cpu_is_not_served() -> None:
+    assert not nvrtc.serves(torch.device("cpu"))
+
+
+def test_what_the_compiler_says_is_told() -> None:
+    def log(program: int, to: bytes) -> tuple[int]:
+        said.append(len(to))
+        return (0,)
+
+    said: list[int] = []
+    refuses = SimpleNamespace(
+        nvrtcCreateProgram=lambda *given: (0, 1),
+        nvrtcCompileProgram=lambda *given: (6,),
+        nvrtcGetProgramLogSize=lambda program: (0, 12),
+        nvrtcGetProgramLog=log,
+    )
+    with pytest.raises(RuntimeError, match=r"stream\.cu does not compile with -DX=1"):
+        nvrtc.code(refuses, "stream.cu", ["-DX=1"])
+    assert said == [12]
+    with pytest.raises(RuntimeError, match="CUDA: 3, expected success"):
+        nvrtc.checked((3, None))
