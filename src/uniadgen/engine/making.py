@@ -129,9 +129,12 @@ class Making:
         """Whether all that it feeds from now on are the codes of its own cells."""
         return 0 < self.cell < self.cells
 
-    def join(self, slot: int, lengths: Sequence[int]) -> None:
-        """Takes a slot. Its prompts, so long, have been read: the generator's next numbers are the answer's."""
-        self.slot, self.lengths = slot, lengths
+    def join(self, slot: int, lengths: Sequence[int], order: object) -> None:
+        """Takes a slot. Its prompts, so long, have been read: the generator's next numbers are the answer's.
+
+        Those who join together are of one `order`.
+        """
+        self.slot, self.lengths, self.order = slot, lengths, order
         self.noise = Noise(self.generator)
         self.drawn = 0  # rows of cells whose noise has been drawn
 
