@@ -53,7 +53,7 @@ class Decoder:
         if config.connecting_words:
             self.spellers = [
                 Speller(
-                    Vocabulary.of(layout.tokenizer, points, config.connecting_words, layout.end_text), config.max_words
+                    Vocabulary.of(layout.words, points, config.connecting_words, layout.end_text), config.max_words
                 )
                 for points in selling_points
             ]

@@ -87,7 +87,7 @@ class Making:
         self.begun = 0  # the place of `<image>`, once a cell has been painted
         self.speller = None
         if self.writing and config.connecting_words:
-            said = Vocabulary.of(layout.tokenizer, points, config.connecting_words, layout.end_text)
+            said = Vocabulary.of(layout.words, points, config.connecting_words, layout.end_text)
             self.speller = Speller(said, config.max_words)
 
     @property

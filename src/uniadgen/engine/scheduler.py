@@ -147,7 +147,7 @@ class Scheduler:
             return
         try:
             waves, steps = self.runner.paint(self.seats.rows(ads), self.bell)
-            for ad, count in zip(ads, waves, strict=True):
+            for ad, count in reversed([*zip(ads, waves, strict=True)]):  # whose row is the last one leaves first
                 self._take_painted(ad, count, steps)
         except Exception as error:
             self._end(ads[-1], error)
