@@ -11,8 +11,7 @@ from torch import Tensor
 
 from uniadgen.data.cutout import above
 
-
-Level = tuple[Float[Tensor, "1 1 H W"], Float[Tensor, "1 1 h w"]]  # how sure pixels are, and those of half the size
+Level = tuple[Float[Tensor, "1 1 _ _"], Float[Tensor, "1 1 _ _"]]  # how sure pixels are, and those of half the size
 
 
 class Pasting:

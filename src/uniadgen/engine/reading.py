@@ -91,22 +91,21 @@ class Reading:
         return cutouts[[said.index(one) for one in unique]], [unique.index(one) for one in said]
 
     def _control(self, cutouts: Tensor, products: Sequence[int], leave_out: str) -> list[Float[Tensor, "K C"]]:
-        """Once for every different product, and for every row that differs from others in what steers it."""
-        number = len(self.keys) // len(self.generators)
-        steered = [(key, row // len(products), products[row % len(products)]) for row, key in enumerate(self.keys)]
+        """Once for every different product; rows of one prompt, branch and product have the same."""
+        number = len(products)
+        both = branches(self.model.foreground(cutouts), len(self.keys) // number, leave_out)  # product by product
+        steered = [(self.first[key], row // number, products[row % number]) for row, key in enumerate(self.keys)]
         unique = list(dict.fromkeys(steered))
-        rows = [steered.index(one) for one in unique]
-        both = branches(self.model.foreground(cutouts), number, leave_out)  # of every product, branch by branch
-        chosen = both[[branch * len(cutouts) + product for _, branch, product in unique]]
-        control = self.model.add_preference(chosen, take(self.batch, rows), self._spread(rows))
+        rows = [row for row, _, _ in unique]
+        control = both[[branch * len(cutouts) + product for _, branch, product in unique]]
+        control = self.model.add_preference(control, take(self.batch, rows), self._spread(rows))
         return [control[unique.index(one)] for one in steered]
 
     def _spread(self, rows: Sequence[int]) -> Fused | None:
-        """Preference tokens for these rows; zeros, which give no control, where there is no history."""
+        """Preference tokens for these rows, the first of their prompts; zeros, so no control, for no history."""
         if self.fused is None:
             return None
-        first = [self.first[self.keys[row]] for row in rows]
-        here = torch.tensor([self.clicked.index(row) if row in self.clicked else -1 for row in first])
+        here = torch.tensor([self.clicked.index(row) if row in self.clicked else -1 for row in rows])
         image, text = (
             tokens[here] * (here >= 0).view(-1, 1, 1, 1).to(tokens) for tokens in (self.fused.image, self.fused.text)
         )

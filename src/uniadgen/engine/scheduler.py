@@ -101,8 +101,8 @@ class Scheduler:
         """Who was given up leaves, who is next joins, and all go on. False where there is nothing to do.
 
         Who writes or begins takes one step; then those who paint take some, until there is something to be told, or
-        the bell rings. Where the painter cannot pick them, one step is everybody's. One that fails costs the ad in it
-        that joined last, and no other: most likely there was no memory for it.
+        the bell rings; of one order all paint, or none. Where the painter cannot pick them, one step is everybody's.
+        One that fails costs the ad in it that joined last, and no other: most likely there was no memory for it.
         """
         self.bell.quiet()
         self._let_go()
@@ -147,7 +147,7 @@ class Scheduler:
             return
         try:
             waves, steps = self.runner.paint(self.seats.rows(ads), self.bell)
-            for ad, count in reversed([*zip(ads, waves, strict=True)]):  # whose row is the last one leaves first
+            for ad, count in zip(ads, waves, strict=True):
                 self._take_painted(ad, count, steps)
         except Exception as error:
             self._end(ads[-1], error)
