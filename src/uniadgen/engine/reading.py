@@ -93,7 +93,7 @@ class Reading:
     def _control(self, cutouts: Tensor, products: Sequence[int], leave_out: str) -> list[Float[Tensor, "K C"]]:
         """Once for every different product; rows of one prompt, branch and product have the same."""
         number = len(products)
-        both = branches(self.model.foreground(cutouts), len(self.keys) // number, leave_out)  # product by product
+        both = branches(self.model.foreground(cutouts), len(self.keys) // number, leave_out)  # branch by branch
         steered = [(self.first[key], row // number, products[row % number]) for row, key in enumerate(self.keys)]
         unique = list(dict.fromkeys(steered))
         rows = [row for row, _, _ in unique]

@@ -33,7 +33,7 @@ class Runner:
     def parts(self, ads: Sequence[Making]) -> tuple[list[Making], list[Making]]:
         """Who takes one step, and who paints many at once, while others write only where the painter picks its rows.
 
-        Those of one order paint together, once all have begun: a step with fewer pictures takes nearly as long.
+        Those of one order paint together, once all have begun: in a step with fewer pictures each takes longer.
         """
         if self.painter is None or not (self.painter.picks or all(ad.paints_on for ad in ads)):
             return [*ads], []
