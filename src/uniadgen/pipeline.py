@@ -18,7 +18,7 @@ from torch import Tensor
 from uniadgen.config import Config, GenerateConfig, override
 from uniadgen.data import history
 from uniadgen.data.batch import Batch, Row, collate
-from uniadgen.data.pasting import paste
+from uniadgen.data.pasting import Pasting
 from uniadgen.data.prompt import Layout, Shown
 from uniadgen.engine.engine import Engine
 from uniadgen.engine.loop import Decoder, Progress
@@ -237,14 +237,17 @@ class AdGenerator:
             pictures = to_pictures(torch.cat(painted))
         ads = []
         products = {id(example.product): example.product for example in asked.examples}
-        placed = {key: self.layout.place(product.cutout, ENLARGE * side) for key, product in products.items()}
+        pastings = {
+            key: Pasting(self.layout.place(product.cutout, ENLARGE * side), (side, side))
+            for key, product in products.items()
+        }
         parts = zip(asked.examples, pictures, progress.words, asked.seeds, asked.shown, strict=True)
         for example, painted, words, seed, chosen in parts:
-            canvas = placed[id(example.product)]
             text = self.layout.text_of(words).strip()
             record = {"model": self.config.name, "precision": self.precision, "seed": seed, "shown": chosen}
             record |= dataclasses.asdict(asked.config)
-            ads.append(Ad(paste(painted, canvas), painted, text, seed, MappingProxyType(record)))
+            ad = pastings[id(example.product)].over(painted)
+            ads.append(Ad(ad, painted, text, seed, MappingProxyType(record)))
         return ads
 
     def update(self, progress: Progress) -> Update:

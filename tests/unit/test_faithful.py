@@ -1,5 +1,6 @@
 """A text kept to the selling points: whatever is sampled, only whole pieces can come out."""
 
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from uniadgen.config import GenerateConfig
 from uniadgen.data.batch import collate
+from uniadgen.data.prompt import encode
 from uniadgen.engine.faithful import Speller, Vocabulary
 from uniadgen.engine.loop import Decoder
 
@@ -60,7 +62,7 @@ def test_a_text_of_limited_length_still_ends_with_a_whole_piece_and_says_somethi
 @pytest.mark.parametrize("most", [6, 7, 8, 12])
 def test_real_words_fit_into_any_length(tokenizer, most: int) -> None:
     """A phrase within a text has a space before it, and so more tokens than one at its start."""
-    vocabulary = Vocabulary.of(tokenizer, ("rostfrei", "gift box", "轻"), ("and", ","), END)
+    vocabulary = Vocabulary.of(partial(encode, tokenizer), ("rostfrei", "gift box", "轻"), ("and", ","), END)
     rng = np.random.default_rng(3)
     for _ in range(100):
         text = tokenizer.decode(list(random_text(Speller(vocabulary, most), rng)))
@@ -103,7 +105,7 @@ def test_a_piece_that_is_the_beginning_of_another_may_end_or_go_on(speller: Spel
 
 
 def test_pieces_are_spelt_with_the_tokenizers_own_tokens(tokenizer) -> None:
-    vocabulary = Vocabulary.of(tokenizer, ("kitchen mug", "礼盒包装"), ("and", ","), END)
+    vocabulary = Vocabulary.of(partial(encode, tokenizer), ("kitchen mug", "礼盒包装"), ("and", ","), END)
     assert {tokenizer.decode(list(piece)).strip() for piece in vocabulary.points} == {"kitchen mug", "礼盒包装"}
     assert {tokenizer.decode(list(piece)).strip() for piece in vocabulary.connectors} == {"and", ","}
 
@@ -177,13 +179,13 @@ def test_a_connecting_word_leaves_room_for_a_selling_point_as_it_is_spelt_after_
     ],
 )
 def test_points_bring_the_connecting_words_of_their_own_language(tokenizer, points, own: set[str]) -> None:
-    vocabulary = Vocabulary.of(tokenizer, points, ("and", ",", "与", "，"), END)
+    vocabulary = Vocabulary.of(partial(encode, tokenizer), points, ("and", ",", "与", "，"), END)
     assert {tokenizer.decode(list(connector)).strip() for connector in vocabulary.connectors} == own
 
 
 def test_no_selling_point_is_written_twice(tokenizer) -> None:
     points = ("kitchen mug", "dishwasher safe", "gift box")
-    vocabulary = Vocabulary.of(tokenizer, points, ("and",), END)
+    vocabulary = Vocabulary.of(partial(encode, tokenizer), points, ("and",), END)
     rng = np.random.default_rng(4)
     for _ in range(100):
         text = tokenizer.decode(list(random_text(Speller(vocabulary, 60), rng)))
@@ -195,7 +197,7 @@ def test_no_connecting_word_is_written_twice_in_a_row(tokenizer) -> None:
     rng = np.random.default_rng(4)
     words = ("and", "plus")
     for _ in range(100):
-        speller = Speller(Vocabulary.of(tokenizer, ["mug", "light", "safe"], words, END), 60)
+        speller = Speller(Vocabulary.of(partial(encode, tokenizer), ["mug", "light", "safe"], words, END), 60)
         said = tokenizer.decode(random_text(speller, rng)).split()
         assert not any(one == other for one, other in pairwise(said)), said
     speller = new_speller()

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from uniadgen import AdGenerator, Config, Product
 from uniadgen.config import GenerateConfig, override
+from uniadgen.data import pasting, prompt
 from uniadgen.data.batch import Row, collate
 from uniadgen.data.prompt import Layout
 from uniadgen.engine.engine import Engine
@@ -146,14 +147,28 @@ def test_candidates_of_a_request_share_what_does_not_depend_on_the_seed(model, l
     engine = Engine(model, positions=1)
     decoder = FastDecoder(engine, layout, GUIDED, range(4), [POINTS] * 4)
     rows = [branch for branch in branches(3, GUIDED) for _ in range(4)]
-    with counted(model.foreground, "forward") as controls, counted(engine.layers, "read") as prompts:
+    with (
+        counted(model.foreground, "forward") as controls,
+        counted(model, "add_preference") as steered,
+        counted(engine.layers, "read") as prompts,
+    ):
         next(decoder.run(collate(rows, layout.pad_id)))
     assert [len(args[0]) for args in controls] == [1]
+    assert [len(args[0]) for args in steered] == [2]
     assert len(prompts) == 2
     groups = list(decoder.scheduler.seats.groups.values())
     assert [len(group.owners) for group in groups] == [4, 4]
     own = max(group.keys.shape[3] for group in groups)
     assert own == layout.config.cells + GUIDED.max_words + 2  # no room for a prompt: it is not copied
+
+
+def test_pieces_of_a_text_are_spelt_once(model, layout: Layout, branches) -> None:
+    config, fresh = FEATURES["faithful text, likeliest few"], Layout(layout.tokenizer, layout.config)
+    with counted(prompt, "encode") as spelt:
+        ask(FastDecoder(Engine(model), fresh, config, range(3), [POINTS] * 3), [branches(3, config)] * 3)
+    said = [text for _, text in spelt]
+    assert said
+    assert len(set(said)) == len(said)
 
 
 class Written(TorchDispatchMode):
@@ -253,8 +268,13 @@ def test_a_clicked_picture_is_coded_once(model, layout: Layout, tiny_config: Con
 
 def test_several_images_are_made_at_once(model, layout: Layout, tiny_config: Config, product: Product, clicks) -> None:
     generator = AdGenerator(model, layout, tiny_config)
-    with counted(generator.engine.layers, "read") as prompts, counted(model.foreground, "forward") as controls:
+    with (
+        counted(generator.engine.layers, "read") as prompts,
+        counted(model.foreground, "forward") as controls,
+        counted(pasting, "_around") as outlines,
+    ):
         ads = generator.generate(product, clicks[:3], seed=5, num_images=3)
     assert len(controls) == 1
+    assert len(outlines) == 2  # of one product, twice for all
     assert len(prompts) == 2  # the same three clicks are shown to all, whichever the seed
     assert len({ad.painted.tobytes() for ad in ads}) == 3

@@ -28,6 +28,7 @@ CELLS, CODES, WIDTH, AHEAD = 16, 64, 64, 3
 OWN, SHARED = 21, 9  # positions of prompts
 POINTS = ("kitchen mug", "dishwasher safe")
 CONFIG = GenerateConfig(guidance=3.0, text_top_k=3, image_top_k=9, max_words=3)
+FAITHFUL = replace(CONFIG, connecting_words=("and", ","), max_words=20)  # texts of many lengths
 GREEDY, FREE = replace(CONFIG, temperature=0.0), replace(CONFIG, image_top_k=0, temperature=0.7)
 
 
@@ -289,6 +290,45 @@ def test_ads_that_join_while_others_paint_are_what_they_are_alone(
     assert {number for name, number, _ in some if name == "paint"} == {1, 2}
     for one, ticket in zip(asked, tickets, strict=True):
         assert told(ticket) == alone(layout, *one, config=config), one
+
+
+@pytest.fixture
+def candidates(make_row: Callable, layout) -> Callable[..., list[Ticket]]:
+    """Asks a scheduler for ads of one request, one for each seed."""
+
+    def ask(scheduler: Scheduler, seeds: Sequence[int]) -> list[Ticket]:
+        rows = [make_row(9, clicks, target=False) for clicks in (2, 0) for _ in seeds]
+        noise = [generator(seed) for seed in seeds]
+        return scheduler.submit(collate(rows, layout.pad_id), noise, [POINTS] * len(seeds), "image+text")
+
+    return ask
+
+
+def test_ads_of_one_order_paint_together_and_nobody_else_waits(model, layout, submit, candidates, alone) -> None:
+    """However long their texts are. Another order paints meanwhile."""
+    scheduler = Scheduler(Engine(model, positions=1), layout, FAITHFUL, num_slots=5)
+    other = submit(scheduler, 0)
+    scheduler.step()
+    tickets, painted = candidates(scheduler, range(4)), []
+    paint = scheduler.runner.paint
+    scheduler.runner.paint = lambda rows, bell: painted.append(rows.ads) or paint(rows, bell)
+    finish(scheduler)
+    assert len({len(ticket.latest.words[0]) for ticket in tickets}) > 1
+    assert {sum(ad.ticket in tickets for ad in ads) for ads in painted} == {0, 4}
+    assert told(other) == alone(layout, 0, config=FAITHFUL)
+
+
+def test_who_was_given_up_is_not_waited_for(model, layout, candidates) -> None:
+    scheduler = Scheduler(Engine(model, positions=1), layout, FAITHFUL, num_slots=4)
+    tickets = candidates(scheduler, range(4))
+    while not any(ad.paints_on for ad in scheduler.ads):
+        scheduler.step()
+    writing = [ad.ticket for ad in scheduler.ads if ad.writing]
+    assert writing
+    for ticket in writing:
+        ticket.cancel()
+    finish(scheduler)
+    assert [ticket.latest.done for ticket in tickets] == [ticket not in writing for ticket in tickets]
 
 
 def test_rows_of_some_are_not_copied(paints) -> None:

@@ -1,11 +1,9 @@
 """Keeps a text to the selling points: which tokens may come next, so that nothing else can be written."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from transformers import PreTrainedTokenizerBase
-
-from uniadgen.data.prompt import encode, language_of
+from uniadgen.data.prompt import language_of
 
 
 @dataclass(frozen=True)
@@ -31,20 +29,20 @@ class Vocabulary:
 
     @classmethod
     def of(
-        cls, tokenizer: PreTrainedTokenizerBase, points: Sequence[str], connectors: Sequence[str], end: int
+        cls, spell: Callable[[str], tuple[int, ...]], points: Sequence[str], connectors: Sequence[str], end: int
     ) -> "Vocabulary":
         """Every piece at the start of a text and after a space; without a space also where none is needed.
 
-        English points bring the connectors in ASCII, Chinese points the others.
+        English points bring the connectors in ASCII, Chinese points the others. `spell`: words to ids.
         """
         languages = {language_of(point) for point in points}
         connectors = [word for word in connectors if ("en" if word.isascii() else "zh") in languages]
 
-        def spell(*words: str) -> tuple[tuple[int, ...], ...]:
-            return tuple(encode(tokenizer, space + word) for word in words for space in ("", " "))
+        def spelt(words: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+            return tuple(spell(space + word) for word in words for space in ("", " "))
 
-        openers = (spell(word)[0] for word in (*points, *connectors) if word[0].isascii() and word[0].isalnum())
-        return cls(spell(*points), spell(*connectors), end, frozenset(openers), num_spellings=2)
+        openers = (spell(word) for word in (*points, *connectors) if word[0].isascii() and word[0].isalnum())
+        return cls(spelt(points), spelt(connectors), end, frozenset(openers), num_spellings=2)
 
 
 class Speller:

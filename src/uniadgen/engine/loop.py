@@ -52,9 +52,7 @@ class Decoder:
         self.spellers: list[Speller] = []
         if config.connecting_words:
             self.spellers = [
-                Speller(
-                    Vocabulary.of(layout.tokenizer, points, config.connecting_words, layout.end_text), config.max_words
-                )
+                Speller(Vocabulary.of(layout.words, points, config.connecting_words, layout.end_text), config.max_words)
                 for points in selling_points
             ]
 

@@ -87,7 +87,7 @@ class Making:
         self.begun = 0  # the place of `<image>`, once a cell has been painted
         self.speller = None
         if self.writing and config.connecting_words:
-            said = Vocabulary.of(layout.tokenizer, points, config.connecting_words, layout.end_text)
+            said = Vocabulary.of(layout.words, points, config.connecting_words, layout.end_text)
             self.speller = Speller(said, config.max_words)
 
     @property
@@ -129,9 +129,12 @@ class Making:
         """Whether all that it feeds from now on are the codes of its own cells."""
         return 0 < self.cell < self.cells
 
-    def join(self, slot: int, lengths: Sequence[int], device: torch.device) -> None:
-        """Takes a slot. Its prompts, so long, have been read: the generator's next numbers are the answer's."""
-        self.slot, self.lengths = slot, lengths
+    def join(self, slot: int, lengths: Sequence[int], order: object, device: torch.device) -> None:
+        """Takes a slot. Its prompts, so long, have been read: the generator's next numbers are the answer's.
+
+        Those who join together are of one `order`.
+        """
+        self.slot, self.lengths, self.order = slot, lengths, order
         self.noise = Noise(self.generator, device)
         self.drawn = 0  # rows of cells whose noise has been drawn
 

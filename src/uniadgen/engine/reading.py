@@ -20,7 +20,7 @@ class Read(NamedTuple):
     """Of every row: its prompt's keys and values (rows of one prompt have the same object), and what steers it."""
 
     prefixes: list[Prefix]
-    control: Float[Tensor, "rows K C"] | None  # None where no picture is to be painted
+    control: list[Float[Tensor, "K C"]] | None  # None where no picture is to be painted
     alike: Float[Tensor, "rows V"] | None  # None where the model has no word preference
     known: Int[Tensor, "R K"] | None  # codes of cells that are not sampled, -1 for others; None where all are
 
@@ -54,10 +54,10 @@ class Reading:
                 prefixes[key] = self.engine.prefixes.get(key, alone)
         control = known = None
         if with_picture:
-            unique, rows = self._products()
-            control = self._control(unique, rows, config.leave_out)
+            unique, products = self._products()
+            control = self._control(unique, products, config.leave_out)
             if config.skip_product:
-                known = torch.stack([self.model.known_cells(one, config.skip_margin) for one in unique])[rows]
+                known = torch.stack([self.model.known_cells(one, config.skip_margin) for one in unique])[products]
         return Read([prefixes[key] for key in self.keys], control, self.model.alike(self.batch), known)
 
     def _fuse(self) -> Fused | None:
@@ -83,26 +83,29 @@ class Reading:
             by_chance = self.model.config.gumbel_at_inference
         return (row if by_chance else -1, *(part.cpu().numpy().tobytes() for part in parts))
 
-    def _products(self) -> tuple[Float[Tensor, "U 4 H W"], Int[Tensor, "R"]]:
+    def _products(self) -> tuple[Float[Tensor, "U 4 H W"], list[int]]:
         """The different products, and which of them each request has."""
         cutouts = self.batch.cutout[: len(self.generators)]
         said = [cutout.cpu().numpy().tobytes() for cutout in cutouts]
         unique = list(dict.fromkeys(said))
-        rows = torch.tensor([unique.index(one) for one in said])
-        return cutouts[[said.index(one) for one in unique]], rows
+        return cutouts[[said.index(one) for one in unique]], [unique.index(one) for one in said]
 
-    def _control(self, cutouts: Tensor, rows: Tensor, leave_out: str) -> Float[Tensor, "rows K C"]:
-        """Once for every different product."""
-        control = self.model.foreground(cutouts)
-        both = branches(control[rows], len(self.keys) // len(self.generators), leave_out)
-        return self.model.add_preference(both, self.batch, self._spread())
+    def _control(self, cutouts: Tensor, products: Sequence[int], leave_out: str) -> list[Float[Tensor, "K C"]]:
+        """Once for every different product; rows of one prompt, branch and product have the same."""
+        number = len(products)
+        both = branches(self.model.foreground(cutouts), len(self.keys) // number, leave_out)  # branch by branch
+        steered = [(self.first[key], row // number, products[row % number]) for row, key in enumerate(self.keys)]
+        unique = list(dict.fromkeys(steered))
+        rows = [row for row, _, _ in unique]
+        control = both[[branch * len(cutouts) + product for _, branch, product in unique]]
+        control = self.model.add_preference(control, take(self.batch, rows), self._spread(rows))
+        return [control[unique.index(one)] for one in steered]
 
-    def _spread(self) -> Fused | None:
-        """Preference tokens for every row; zeros, which give no control, where there is no history."""
+    def _spread(self, rows: Sequence[int]) -> Fused | None:
+        """Preference tokens for these rows, the first of their prompts; zeros, so no control, for no history."""
         if self.fused is None:
             return None
-        first = [self.first[key] for key in self.keys]
-        here = torch.tensor([self.clicked.index(row) if row in self.clicked else -1 for row in first])
+        here = torch.tensor([self.clicked.index(row) if row in self.clicked else -1 for row in rows])
         image, text = (
             tokens[here] * (here >= 0).view(-1, 1, 1, 1).to(tokens) for tokens in (self.fused.image, self.fused.text)
         )

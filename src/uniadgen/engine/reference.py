@@ -58,7 +58,7 @@ class Reference:
         config, layout, words = self.config, self.layout, []
         speller = None
         if config.connecting_words:
-            said = Vocabulary.of(layout.tokenizer, points, config.connecting_words, layout.end_text)
+            said = Vocabulary.of(layout.words, points, config.connecting_words, layout.end_text)
             speller = Speller(said, config.max_words)
         self.answer.append((layout.start_text, Kind.PROMPT))
         while not layout.is_whole(words):

@@ -31,10 +31,15 @@ class Runner:
         return max(1, min(positions // number, self.seats.most))
 
     def parts(self, ads: Sequence[Making]) -> tuple[list[Making], list[Making]]:
-        """Who takes one step, and who paints many at once, while others write only where the painter picks its rows."""
+        """Who takes one step, and who paints many at once, while others write only where the painter picks its rows.
+
+        Those of one order paint together, once all have begun: in a step with fewer pictures each takes longer.
+        """
         if self.painter is None or not (self.painter.picks or all(ad.paints_on for ad in ads)):
             return [*ads], []
-        return [ad for ad in ads if not ad.paints_on], [ad for ad in ads if ad.paints_on]
+        begin = [ad for ad in ads if not ad.paints_on]
+        busy = {ad.order for ad in begin}
+        return begin, [ad for ad in ads if ad.paints_on and ad.order not in busy]
 
     def paint(self, rows: Rows, bell: Bell) -> tuple[list[int], int]:
         """How many waves each picture is further on, and in how many steps: the host looks only when they are there."""

@@ -101,8 +101,8 @@ class Scheduler:
         """Who was given up leaves, who is next joins, and all go on. False where there is nothing to do.
 
         Who writes or begins takes one step; then those who paint take some, until there is something to be told, or
-        the bell rings. Where the painter cannot pick them, one step is everybody's. One that fails costs the ad in it
-        that joined last, and no other: most likely there was no memory for it.
+        the bell rings; of one order all paint, or none. Where the painter cannot pick them, one step is everybody's.
+        One that fails costs the ad in it that joined last, and no other: most likely there was no memory for it.
         """
         self.bell.quiet()
         self._let_go()

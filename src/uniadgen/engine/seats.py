@@ -63,7 +63,7 @@ class Seats:
         number = len(ads)
         lengths = [prefix.keys.shape[2] for prefix in found.prefixes]
         for place, ad in enumerate(ads):
-            ad.join(self.free.pop(), lengths[place::number], self.device)
+            ad.join(self.free.pop(), lengths[place::number], ads[0], self.device)
             self.ads.append(ad)
             if found.known is not None:
                 self._keep_known(ad.slot, found.known[place])
