@@ -99,7 +99,8 @@ def test_streamed_products(eight: bool, rows: int, size: int) -> None:
         )
         for _ in range(2):  # who arrives last leaves everything as it was
             made = streaming.product(x, held, add, scaling, gated, EPS, arrived)
-            assert ((made.float() - expected).norm(dim=1) < 0.006 * expected.norm(dim=1)).all()
+            off = (made.float() - expected).norm(dim=1) / expected.norm(dim=1)
+            assert (off < (0.01 if gated else 0.005)).all()  # what bfloat16 rounds of x times norm, and of the product
     assert not arrived.any()
 
 
@@ -118,10 +119,10 @@ def groups(dtype: torch.dtype, cache: torch.dtype, size: int = SIZE) -> list[Slo
     return [own, together]
 
 
-KINDS = {
+KINDS = {  # and how far all numbers together may be off: in eight bits a key that is rounded the other way tells
     "float32": (torch.float32, torch.float32, 1e-5),
-    "bfloat16": (torch.bfloat16, torch.bfloat16, 2e-2),
-    "eight bits": (torch.bfloat16, EIGHT_BIT, 2e-2),
+    "bfloat16": (torch.bfloat16, torch.bfloat16, 1e-2),
+    "eight bits": (torch.bfloat16, EIGHT_BIT, 4e-2),
 }
 
 
@@ -152,9 +153,10 @@ def test_attention(kind: str, count: int, size: int, by_turns: bool, monkeypatch
             q, k, v = heads.split(HEADS, 1)
             at = position.flatten()
             wanted = plain.attend(1, *(TORCH.turn(part, cos[at], sin[at]) for part in (q, k)), v)
-            torch.testing.assert_close(attention.attend(1, q, k, v), wanted, atol=off, rtol=off)
+            made = attention.attend(1, q, k, v)
+            assert (made - wanted).float().norm() < off * wanted.float().norm()
             for one, other in zip(slots, expected, strict=True):
-                torch.testing.assert_close(one.keys.float(), other.keys.float(), atol=off, rtol=8 * off)
+                assert (one.keys.float() - other.keys.float()).norm() <= off * other.keys.float().norm()
                 assert torch.equal(one.values.float(), other.values.float())
                 one.reserve(200)
                 other.reserve(200)

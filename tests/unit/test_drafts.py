@@ -1,7 +1,9 @@
 """Drafts: several positions in one step, and still the tokens of one by one."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from uniadgen.data.prompt import Layout
 from uniadgen.engine.engine import Engine
 from uniadgen.engine.lookup import Lookup
 from uniadgen.engine.making import Making, Window
+from uniadgen.engine.noise import PictureNoise
 from uniadgen.engine.rows import Rows
 from uniadgen.engine.sampling import Noise, draw
 from uniadgen.engine.together import FastDecoder
@@ -94,6 +97,20 @@ def test_titles_and_the_prompt_are_looked_up(make_row, layout: Layout) -> None:
 
 
 # noise
+
+
+def test_noise_is_the_same_where_threads_draw_it() -> None:
+    """As they do for a GPU: of every ad from its own generator, rows of cells as they come."""
+    tables = []
+    for threads in (None, ThreadPoolExecutor(3)):
+        noise = PictureNoise(5, 4, 1, 30, torch.device("cpu"))
+        noise.threads = threads
+        seeded = [torch.Generator().manual_seed(slot) for slot in range(5)]
+        ads = [Mock(spec=Making, slot=slot, drawn=0, generator=seeded[slot]) for slot in range(5)]
+        for cell in (3, 4, 9):
+            noise.draw_until([(ad, cell + ad.slot) for ad in ads])
+        tables.append(noise.table)
+    assert torch.equal(*tables) and tables[0].abs().min() > 0
 
 
 def test_noise_drawn_ahead_goes_back() -> None:

@@ -1,8 +1,9 @@
 """The noise of pictures that are painted: drawn on the host a row of cells at a time, kept on the device."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -11,6 +12,8 @@ from torch import Tensor
 from uniadgen.engine.making import Making
 from uniadgen.engine.sampling import gumbel
 
+Asked = TypeVar("Asked")
+Drawn = TypeVar("Drawn")
 THREADS = 8  # that draw for as many ads at once: torch lets others run meanwhile
 
 
@@ -37,8 +40,7 @@ class PictureNoise:
         asked = [(ad, rows) for ad, rows in asked if rows > 0]
         if asked and self.host is not None:
             self.taken.synchronize()
-        drawn = self.threads.map(self._uniform, asked) if self.threads else map(self._uniform, asked)
-        for (ad, rows), uniform in zip(asked, drawn, strict=True):
+        for (ad, rows), uniform in zip(asked, self.each(self._uniform, asked), strict=True):
             noise = gumbel(uniform.to(self.device, non_blocking=True))
             for row in range(rows):
                 first = ad.drawn * self.side % self.depth
@@ -46,6 +48,10 @@ class PictureNoise:
                 ad.drawn += 1
         if asked and self.host is not None:
             self.taken.record()
+
+    def each(self, draw: Callable[[Asked], Drawn], asked: Sequence[Asked]) -> list[Drawn]:
+        """What is drawn for each ad, for some of them at once where a GPU would wait for it."""
+        return list(self.threads.map(draw, asked) if self.threads else map(draw, asked))
 
     def _uniform(self, asked: tuple[Making, int]) -> Float[Tensor, "rows side Q"]:
         ad, rows = asked

@@ -108,7 +108,8 @@ class Runner:
             logits = logits.masked_fill(barred.to(logits.device), float("-inf"))
         noise = None
         if self.config.temperature:
-            noise = torch.cat([rows.ads[number].noise.peek(w.says, logits.shape[-1]) for number, w in asking])
+            draw = lambda one: rows.ads[one[0]].noise.peek(one[1].says, logits.shape[-1])  # noqa: E731
+            noise = torch.cat(self.seats.noise.each(draw, asking))
         sampled = iter(self.engine.sample(logits, self.config.temperature, self.config.text_top_k, noise).tolist())
         for number, window in asking:
             words[number] = list(islice(sampled, window.says))
