@@ -20,6 +20,7 @@ kernels: Any = kernels_cuda  # which Triton makes of functions is not typed
 FEW = 64  # rows that the product in Triton takes
 MEMORY = 220_000  # bytes of an H100's shared memory that a program may take for what it has under way
 UNCACHED = 160e6  # bytes of weights that are multiplied in turn when a way is timed: none is in the cache then
+CHAIN = 24  # products that are timed at least
 ENOUGH = 264  # programs of a product: two for each processor
 
 
@@ -292,8 +293,12 @@ def enough(weights: Sequence[Weight]) -> list[Weight]:
 
 
 def spent(multiply: Callable[..., Tensor], weights: Sequence[Weight]) -> float:
-    """Seconds of one product: a turn through the weights as a CUDA graph, so that the host's time does not count."""
-    graph = Graph(lambda: [multiply(weight=weight) for weight in weights], logging.DEBUG)
+    """Seconds of one product: some turns through the weights as a CUDA graph, so that the host's time does not count.
+
+    So many products that starting the graph does not count either, and that those overlap which can.
+    """
+    in_turn = [*weights] * -(-CHAIN // len(weights))
+    graph = Graph(lambda: [multiply(weight=weight) for weight in in_turn], logging.DEBUG)
     if graph.graph is None:
         raise RuntimeError("it cannot be captured")
-    return min(graph.seconds() for _ in range(3)) / len(weights)
+    return min(graph.seconds() for _ in range(3)) / len(in_turn)
