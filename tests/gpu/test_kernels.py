@@ -185,6 +185,10 @@ def test_the_fastest_plan_is_followed_and_nothing_else_is_spoiled(monkeypatch) -
     again = attending.FusedAttention(slots, 1, angles)
     again.tune(slots, at, chosen)  # nothing is left to be timed
     assert again.plan == plans[1] and not attention.arrived.any()
+    slots[0].join(3, prompt(5, 7, torch.float32, SIZE))
+    more = attending.FusedAttention(slots, 1, angles)
+    more.tune(slots, Places.after(torch.tensor([70, 3, 66, 5, 90, 90], device=DEVICE)[:, None]), chosen)
+    assert more.plan == plans[1] and len(chosen) == 1  # six rows are as good as five
     assert torch.equal(slots[0].keys[:, 0, :, :70], before[0].keys[:, 0, :, :70])
     assert not slots[0].keys[:, 0, :, 70].any()
 

@@ -7,19 +7,11 @@
 //
 // To be defined: GROUPS of 8 queries, and EIGHT: whether keys and values are kept in e4m3.
 
-typedef unsigned int u32;
-typedef unsigned short u16;
-typedef long long i64;
-
 constexpr int SIZE = 128, WARPS = 4, THREADS = 32 * WARPS, QUERIES = 8 * GROUPS, NEW = 16, TABLE = 6;
 constexpr int BYTES = EIGHT ? 1 : 2, ROW = SIZE * BYTES;  // of a column
 constexpr int KEYS = ROW / 64, VALUES = ROW / 128;        // pieces of 16 bytes of one column that a lane takes
 constexpr int STRIDE = SIZE + 8;                          // of queries, so that lanes find them in different banks
 #define NOTHING __int_as_float(0xff800000)  // minus infinity
-
-struct __align__(16) Four {
-  u32 x, y, z, w;
-};
 
 struct Arguments {
   const u16 *qkv, *cos, *sin;
@@ -36,21 +28,6 @@ struct Memory {
   int last;
 };
 
-__device__ inline float low(u32 pair) { return __uint_as_float(pair << 16); }
-__device__ inline float high(u32 pair) { return __uint_as_float(pair & 0xffff0000u); }
-
-__device__ inline u32 in_bfloat16(float lower, float upper) {
-  u32 pair;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(upper), "f"(lower));
-  return pair;
-}
-
-__device__ inline u32 in_float16(float lower, float upper) {
-  u32 pair;
-  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(upper), "f"(lower));
-  return pair;
-}
-
 __device__ inline u32 multiplied(float lower, float upper) {  // as the tensor cores take them
   return EIGHT ? in_float16(lower, upper) : in_bfloat16(lower, upper);
 }
@@ -59,22 +36,6 @@ __device__ inline u16 narrowed(float lower, float upper) {  // what is too large
   u16 pair;
   asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(upper), "f"(lower));
   return pair;
-}
-
-__device__ inline u32 widened(u32 two) {
-  u32 pair;
-  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(pair) : "h"(u16(two)));
-  return pair;
-}
-
-__device__ inline void multiply(float (&total)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
-#if EIGHT
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-#else
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-#endif
-      : "+f"(total[0]), "+f"(total[1]), "+f"(total[2]), "+f"(total[3])
-      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
 __device__ inline u32 transposed(u32 pair) {
@@ -156,13 +117,13 @@ struct Found {
         Four q = *(const Four *)(query + j * (EIGHT ? 64 : 32));
 #if EIGHT
         Four r = *(const Four *)(query + j * 64 + 8);
-        multiply(scores[group], widened(a.x), widened(b.x), widened(a.x >> 16), widened(b.x >> 16), q.x, q.y);
-        multiply(scores[group], widened(a.y), widened(b.y), widened(a.y >> 16), widened(b.y >> 16), q.z, q.w);
-        multiply(scores[group], widened(a.z), widened(b.z), widened(a.z >> 16), widened(b.z >> 16), r.x, r.y);
-        multiply(scores[group], widened(a.w), widened(b.w), widened(a.w >> 16), widened(b.w >> 16), r.z, r.w);
+        multiply<EIGHT>(scores[group], widened(a.x), widened(b.x), widened(a.x >> 16), widened(b.x >> 16), q.x, q.y);
+        multiply<EIGHT>(scores[group], widened(a.y), widened(b.y), widened(a.y >> 16), widened(b.y >> 16), q.z, q.w);
+        multiply<EIGHT>(scores[group], widened(a.z), widened(b.z), widened(a.z >> 16), widened(b.z >> 16), r.x, r.y);
+        multiply<EIGHT>(scores[group], widened(a.w), widened(b.w), widened(a.w >> 16), widened(b.w >> 16), r.z, r.w);
 #else
-        multiply(scores[group], a.x, b.x, a.y, b.y, q.x, q.y);
-        multiply(scores[group], a.z, b.z, a.w, b.w, q.z, q.w);
+        multiply<EIGHT>(scores[group], a.x, b.x, a.y, b.y, q.x, q.y);
+        multiply<EIGHT>(scores[group], a.z, b.z, a.w, b.w, q.z, q.w);
 #endif
       }
     }
@@ -208,7 +169,7 @@ struct Found {
       }
 #pragma unroll
       for (int group = 0; group < GROUPS; group++)
-        multiply(mean[group][i], a[0], a[1], a[2], a[3], chances[group][0], chances[group][1]);
+        multiply<EIGHT>(mean[group][i], a[0], a[1], a[2], a[3], chances[group][0], chances[group][1]);
     }
   }
 

@@ -98,9 +98,11 @@ class FusedAttention:
     def tune(self, slots: Sequence[Slots], at: Places, chosen: dict[Hashable, Plan]) -> None:
         """Follows the plan that is fastest at these places, whose columns it spoils; `chosen` has those found.
 
-        All layers are looked through in turn, so that the cache holds nothing of what the next one reads.
+        All layers are looked through in turn, so that the cache holds nothing of what the next one reads. What was
+        found serves all numbers of rows, and of groups, up to a power of two: ads come and go.
         """
-        key = self.rows, self.heads, self.count, self.groups, self.longest, self.like.dtype, self.cos.dtype
+        rows, groups = map(triton.next_power_of_2, (self.rows, self.groups))
+        key = rows, self.heads, self.count, groups, self.longest, self.like.dtype, self.cos.dtype
         if key not in chosen:
             self.aim(at)
             times = {}

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 log = logging.getLogger(__name__)
+SHARED = "kernels.cuh"  # with which every source begins
 CAPABILITY = (9, 0)  # from which on kernels may begin before the one ahead has ended
 
 
@@ -77,7 +78,7 @@ def compiled(file: str, name: str, defines: tuple[tuple[str, int], ...], device:
 
 def code(nvrtc: Any, file: str, options: Sequence[str]) -> bytes:
     """What the compiler makes of a file beside this one."""
-    source = Path(__file__).with_name(file).read_bytes()
+    source = b"".join(Path(__file__).with_name(name).read_bytes() for name in (SHARED, file))
     program = checked(nvrtc.nvrtcCreateProgram(source, file.encode(), 0, [], []))
     (result,) = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
     if int(result):

@@ -9,9 +9,6 @@
 // To be defined: SIZE inputs, OUTS outputs (rows of the weight), ROWS of x at most (a power of two), SPLITS parts of the
 // inputs, each for other blocks, WARPS of a block, and, 0 or 1, EIGHT (weights in e4m3), NORM, GATED, ADDS.
 
-typedef unsigned int u32;
-typedef unsigned short u16;
-
 constexpr int THREADS = 32 * WARPS, DEPTH = 4;
 constexpr int LINE = EIGHT ? 128 : 64;  // inputs in 128 bytes
 constexpr int LINES = SIZE / LINE, PART = (LINES + SPLITS - 1) / SPLITS, WIDTH = PART * LINE;
@@ -21,10 +18,6 @@ constexpr int GROUPS = (ROWS + 7) / 8, SUMS = GROUPS * 128, MINE = (SUMS + THREA
 constexpr int STRIDE = WIDTH + (EIGHT ? 8 : 32);  // so that the lanes of a warp find x in different banks
 constexpr int SHARE = WARPS > ROWS ? WARPS / ROWS : 1;  // warps that look at a row together
 static_assert(SIZE % LINE == 0 && OUTS % 16 == 0 && (ROWS & (ROWS - 1)) == 0);
-
-struct __align__(16) Four {
-  u32 x, y, z, w;
-};
 
 struct Arguments {
   const u16 *x, *norm;
@@ -67,28 +60,13 @@ __device__ inline void copied(u16 *to, const u16 *from) {  // 16 bytes, which ar
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(u32(__cvta_generic_to_shared(to))), "l"(from) : "memory");
 }
 
-__device__ inline float low(u32 pair) { return __uint_as_float(pair << 16); }
-__device__ inline float high(u32 pair) { return __uint_as_float(pair & 0xffff0000u); }
-
-__device__ inline u32 in_bfloat16(float lower, float upper) {
-  u32 pair;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(upper), "f"(lower));
-  return pair;
-}
-
-__device__ inline u32 widened(u32 two) {  // numbers of e4m3, all of which bfloat16 has
+__device__ inline u32 restored(u32 two) {  // numbers of e4m3, all of which bfloat16 has
+  u32 pair = widened(two);
   float lower, upper;
-  asm("{ .reg .b32 both; .reg .b16 lo, hi; cvt.rn.f16x2.e4m3x2 both, %2; mov.b32 {lo, hi}, both;"
-      " cvt.f32.f16 %0, lo; cvt.f32.f16 %1, hi; }"
+  asm("{ .reg .b16 lo, hi; mov.b32 {lo, hi}, %2; cvt.f32.f16 %0, lo; cvt.f32.f16 %1, hi; }"
       : "=f"(lower), "=f"(upper)
-      : "h"(u16(two)));
+      : "r"(pair));
   return in_bfloat16(lower, upper);
-}
-
-__device__ inline void multiply(float (&total)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-      : "+f"(total[0]), "+f"(total[1]), "+f"(total[2]), "+f"(total[3])
-      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
 // The part of x that this block multiplies with, which is here already, times norm; its squares are added up.
@@ -119,22 +97,22 @@ __device__ inline void take(const Four (&w)[4], const u16 *const (&x)[GROUPS], i
     u32 left[4] = {a.x, a.y, a.z, a.w}, right[4] = {b.x, b.y, b.z, b.w};
 #pragma unroll
     for (int two = 0; two < 4; two += 2) {
-      u32 a0 = widened(left[two]), a1 = widened(left[two] >> 16), b0 = widened(right[two]), b1 = widened(right[two] >> 16);
-      u32 a2 = widened(left[two + 1]), a3 = widened(left[two + 1] >> 16);
-      u32 b2 = widened(right[two + 1]), b3 = widened(right[two + 1] >> 16);
+      u32 a0 = restored(left[two]), a1 = restored(left[two] >> 16), b0 = restored(right[two]), b1 = restored(right[two] >> 16);
+      u32 a2 = restored(left[two + 1]), a3 = restored(left[two + 1] >> 16);
+      u32 b2 = restored(right[two + 1]), b3 = restored(right[two + 1] >> 16);
 #pragma unroll
       for (int group = 0; group < GROUPS; group++) {
         Four v = *(const Four *)(x[group] + at + half * 64 + two * 4);
-        multiply(total[group], a0, b0, a1, b1, v.x, v.y);
-        multiply(total[group], a2, b2, a3, b3, v.z, v.w);
+        multiply<false>(total[group], a0, b0, a1, b1, v.x, v.y);
+        multiply<false>(total[group], a2, b2, a3, b3, v.z, v.w);
       }
     }
 #else
 #pragma unroll
     for (int group = 0; group < GROUPS; group++) {
       Four v = *(const Four *)(x[group] + at + half * 32);
-      multiply(total[group], a.x, b.x, a.y, b.y, v.x, v.y);
-      multiply(total[group], a.z, b.z, a.w, b.w, v.z, v.w);
+      multiply<false>(total[group], a.x, b.x, a.y, b.y, v.x, v.y);
+      multiply<false>(total[group], a.z, b.z, a.w, b.w, v.z, v.w);
     }
 #endif
   }
@@ -152,14 +130,14 @@ struct Place {
     output = GATED ? tile * 8 + lane / 4 : tile * 16 + lane / 4 + 8 * partner;
     there = at < SUMS && row < rows;
     scale = EIGHT && there ? of.scale[output + (GATED ? partner * RESULTS : 0)] : 1.0f;
-    add = ADDS && there ? made(of.add + (long long)row * stride + output) : 0.0f;
+    add = ADDS && there ? made(of.add + (i64)row * stride + output) : 0.0f;
   }
 
   __device__ void write(const Arguments &of, float total, float squares, float eps) const {
     total *= scale;
     if (NORM) total *= rsqrtf(squares / SIZE + eps);
     if (GATED) total = total / (1.0f + __expf(-total)) * __shfl_xor_sync(0xffffffffu, total, 2);
-    if (there && !(GATED && partner)) of.out[(long long)row * RESULTS + output] = u16(in_bfloat16(total + add, 0.0f));
+    if (there && !(GATED && partner)) of.out[(i64)row * RESULTS + output] = u16(in_bfloat16(total + add, 0.0f));
   }
 };
 
@@ -171,7 +149,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 16 / WARPS) product(Argume
   asm volatile("griddepcontrol.launch_dependents;");
 
   Four held[DEPTH][4];
-  constexpr long long ROW = (long long)SIZE * (EIGHT ? 1 : 2), OTHER = (GATED ? RESULTS : 8) * ROW;
+  constexpr i64 ROW = (i64)SIZE * (EIGHT ? 1 : 2), OTHER = (GATED ? RESULTS : 8) * ROW;
   const char *weight = of.weight + (lane / 4) * ROW + first * 128 + (lane % 4) * 16;
   int tile_ahead = blockIdx.x, turn_ahead = 0;
   auto fetch = [&](Four(&to)[4]) {
@@ -191,7 +169,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 16 / WARPS) product(Argume
   asm volatile("griddepcontrol.wait;" ::: "memory");
   for (int row = 0; row < rows; row++)
     for (int at = 8 * threadIdx.x; at < width; at += 8 * THREADS)
-      copied(memory.x + row * STRIDE + at, of.x + (long long)row * SIZE + first * LINE + at);
+      copied(memory.x + row * STRIDE + at, of.x + (i64)row * SIZE + first * LINE + at);
   asm volatile("cp.async.wait_all;" ::: "memory");
   __syncthreads();
   if (NORM) {
@@ -228,8 +206,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 16 / WARPS) product(Argume
         fetch(held[slot]);
       }
     }
-    float *sums = memory.sums[turn_of_sums], *parts = of.parts + (long long)tile * SUMS;
-    constexpr long long APART = (long long)TILES * SUMS;
+    float *sums = memory.sums[turn_of_sums], *parts = of.parts + (i64)tile * SUMS;
+    constexpr i64 APART = (i64)TILES * SUMS;
     turn_of_sums ^= 1;  // whoever still adds up the last tile's is not disturbed
 #pragma unroll
     for (int group = 0; group < GROUPS; group++)

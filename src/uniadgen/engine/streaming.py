@@ -55,8 +55,8 @@ class Product:
         """Bytes, as `Memory` in the source."""
         width = -(-self.size // self.line // splits) * self.line
         x, norm = 2 * self.rows * (width + (8 if self.eight else 32)), 2 * (width if self.norm else 8)
-        sums, looks = 2 * self.warps * 4 * self.sums, 8 * self.rows * max(1, self.warps // self.rows)
-        return x + norm + sums + looks + 16
+        sums, squares = 8 * self.warps * self.sums, 4 * self.rows * max(1, self.warps // self.rows)
+        return x + norm + sums + squares + 16
 
     @property
     def defines(self) -> tuple[tuple[str, int], ...]:
