@@ -68,6 +68,7 @@ class Report:
     load: float  # of the machine, over the minute before; more than its cores: figures are of a busy machine
     gigabytes_a_second: float  # read from a buffer as large as the weights that one step reads
     limit: float  # s: weights, keys and values of all steps of an ad over that speed, with a token a step
+    steps: int  # that it counts
     same_tokens: bool  # of all ways that claim to be lossless, in all turns
     lines: tuple[Line, ...]
     rows: tuple[float, ...]  # s from the request to each painted row, ours
@@ -75,6 +76,11 @@ class Report:
     def save(self, path: Path) -> None:
         """As JSON."""
         path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+    @property
+    def cell(self) -> float:
+        """Seconds to paint one, ours, from the first whole row of the picture to the last."""
+        return (self.rows[-1] - self.rows[0]) / (len(self.rows) - 1) / len(self.rows)
 
 
 class Otherwise(AdGenerator):
@@ -166,6 +172,7 @@ class Bench:
         ]
         once = self._reference()
         lines.insert(0, Line(AD, "plain reference, no cache (once)", 1, once, (once,)))
+        steps, num_bytes = self.reads()
         return Report(
             machine(),
             self.name,
@@ -173,7 +180,8 @@ class Bench:
             self.ours.engine.stepper,
             os.getloadavg()[0],
             speed,
-            self.limit_bytes() / speed / 1e9,
+            num_bytes / speed / 1e9,
+            steps,
             self.agree,
             tuple(lines),
             tuple(median(times) for times in zip(*rows[1:], strict=True)),
@@ -193,15 +201,15 @@ class Bench:
         self.agree &= made.words == ours.words[0] and list(made.codes) == ours.codes[0].tolist()
         return seconds
 
-    def limit_bytes(self) -> float:
-        """What all steps of the first turn's ad read: weights, keys, values. Prompts and the VQ come on top."""
+    def reads(self) -> tuple[int, float]:
+        """Steps of the first turn's ad, and the bytes of weights, keys and values that they read, but no prompt or VQ."""
         example = self.request(0)
         *_, last = self._decode(self.ours, example, 0)
         steps = len(last.words[0]) + 2 + last.codes.shape[1]
         prompts = self._laid_out(self.ours, example, 0).attend.sum(-1).tolist()
         model = self.config.model
         column = 2 * model.num_layers * model.hidden_size * self.ours.engine.codes.element_size()
-        return steps * (self.ours.engine.num_bytes + column * (sum(prompts) + len(prompts) * steps / 2))
+        return steps, steps * (self.ours.engine.num_bytes + column * (sum(prompts) + len(prompts) * steps / 2))
 
     def _unseen(self, asked: Sequence[Example], turn: int) -> None:
         """By ours, which forgets what it remembers of the request from another way."""
@@ -321,7 +329,9 @@ def table(report: Report) -> Table:
         f"limit {report.limit:.3f} s at {report.gigabytes_a_second:.1f} GB/s; "
         f"same tokens: {'yes' if report.same_tokens else 'NO'}"
     )
-    out = Table("", "way", "s", "s/ad", "ads/s", "x first", "of limit", title=title)
+    share = report.limit / report.steps / report.cell
+    caption = f"a cell of the picture takes {1e3 * report.cell:.2f} ms: {share:.0%} of the limit of a step"
+    out = Table("", "way", "s", "s/ad", "ads/s", "x first", "of limit", title=title, caption=caption)
     first: dict[str, float] = {}
     for line in report.lines:
         each = line.seconds / line.ads

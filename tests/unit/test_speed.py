@@ -30,6 +30,7 @@ def test_all_ways_are_timed_and_make_the_same_ads(bench: Bench, tmp_path: Path) 
     assert all(line.seconds > 0 and len(line.turns) == 1 for line in report.lines)
     assert {line.group for line in report.lines if "quick" in line.name} == {AD, PICTURE}
     assert len(report.rows) == 4 and list(report.rows) == sorted(report.rows)
+    assert 12 * report.cell == pytest.approx(report.rows[-1] - report.rows[0])  # three rows of four cells
     report.save(tmp_path / "speed.json")
     assert len(json.loads((tmp_path / "speed.json").read_text())["lines"]) == len(report.lines)
     assert table(report).row_count == len(report.lines)
@@ -64,4 +65,4 @@ def test_the_limit_counts_weights_keys_and_values(bench: Bench) -> None:
     ):  # a head's q, k and v, 48 columns, are padded to whole blocks; no norm, no bias
         block = 2 * bench.ours.engine.layers.functions.wide()
         layer, head = 64 * 4 * -(-48 // block) * block + 64**2 + 3 * 64 * 128, 2 * 64**2
-    assert bench.limit_bytes() == pytest.approx(4 * (steps * (4 * layer + head) + columns * 4 * 2 * 64))
+    assert bench.reads() == (steps, pytest.approx(4 * (steps * (4 * layer + head) + columns * 4 * 2 * 64)))
