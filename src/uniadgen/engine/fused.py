@@ -143,7 +143,7 @@ class FusedOperations(Operations):
         if task.rows > FEW:
             return found
         if self.dtype == torch.bfloat16 and nvrtc.serves(self.arrived.device) and streams(task):
-            found.append(Way("stream", self.streamed))
+            found.append(Way("stream", partial(streaming.product, eps=self.eps, arrived=self.arrived)))
         if task.rows <= 2:  # each way takes its time to compile: only those are tried that were fastest somewhere
             return found + [Way(f"two {t.outputs}x{t.inputs}", partial(self.two_rows, tile=t)) for t in TILES_OF_TWO]
         for tile in TILES:
@@ -192,17 +192,6 @@ class FusedOperations(Operations):
             len(x), out.shape[1], rows.shape[1], 0 if add.dim() == 1 else add.shape[1], self.eps, **settings,
         )  # fmt: skip
         return out
-
-    def streamed(
-        self,
-        x: Float[Tensor, "L k"],
-        weight: Weight,
-        add: Float[Tensor, "..."] | None,
-        norm: Float[Tensor, "k"] | None,
-        gated: bool,
-    ) -> Float[Tensor, "L out"]:
-        """On Hopper and later: see `streaming`."""
-        return streaming.product(x, weight, add, norm, gated, self.eps, self.arrived)
 
     def _prepared(
         self, x: Tensor, weight: Weight, add: Tensor | None, norm: Tensor | None, gated: bool, tile: Tile
