@@ -119,10 +119,10 @@ def groups(dtype: torch.dtype, cache: torch.dtype, size: int = SIZE) -> list[Slo
     return [own, together]
 
 
-KINDS = {  # and how far all numbers together may be off: in eight bits a key that is rounded the other way tells
+KINDS = {
     "float32": (torch.float32, torch.float32, 1e-5),
-    "bfloat16": (torch.bfloat16, torch.bfloat16, 1e-2),
-    "eight bits": (torch.bfloat16, EIGHT_BIT, 4e-2),
+    "bfloat16": (torch.bfloat16, torch.bfloat16, 2e-2),
+    "eight bits": (torch.bfloat16, EIGHT_BIT, 2e-2),
 }
 
 
@@ -155,8 +155,10 @@ def test_attention(kind: str, count: int, size: int, by_turns: bool, monkeypatch
             wanted = plain.attend(1, *(TORCH.turn(part, cos[at], sin[at]) for part in (q, k)), v)
             made = attention.attend(1, q, k, v)
             assert (made - wanted).float().norm() < off * wanted.float().norm()
+            if cache != EIGHT_BIT:  # there a key that is rounded the other way moves single numbers by more
+                torch.testing.assert_close(made, wanted, atol=off, rtol=off)
             for one, other in zip(slots, expected, strict=True):
-                assert (one.keys.float() - other.keys.float()).norm() <= off * other.keys.float().norm()
+                torch.testing.assert_close(one.keys.float(), other.keys.float(), atol=off, rtol=8 * off)
                 assert torch.equal(one.values.float(), other.values.float())
                 one.reserve(200)
                 other.reserve(200)
