@@ -10,10 +10,10 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if not (torch.cuda.is_available() or INTERPRETED):
     pytest.skip("no GPU", allow_module_level=True)
 
-from uniadgen.engine import attending, fused, nvrtc, streaming  # noqa: E402
+from uniadgen.engine import attending, eight, fused, nvrtc, streaming  # noqa: E402
 from uniadgen.engine.attention import PlainAttention  # noqa: E402
 from uniadgen.engine.layers import Operations, Prefix  # noqa: E402
-from uniadgen.engine.precision import EIGHT_BIT, scaled  # noqa: E402
+from uniadgen.engine.precision import EIGHT_BIT, MOST, scaled  # noqa: E402
 from uniadgen.engine.slots import Places, Slots  # noqa: E402
 
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
@@ -101,6 +101,38 @@ def test_streamed_products(eight: bool, rows: int, size: int) -> None:
             made = streaming.product(x, held, add, scaling, gated, EPS, arrived)
             off = (made.float() - expected).norm(dim=1) / expected.norm(dim=1)
             assert (off < (0.01 if gated else 0.005)).all()  # what bfloat16 rounds of x times norm, and of the product
+    assert not arrived.any()
+
+
+@ON_HOPPER
+@pytest.mark.parametrize("rows", [1, 8, 13, 32, 50])
+@pytest.mark.parametrize(("outs", "size"), [(128, 128), (192, 11008), (4096, 2048)])
+def test_products_of_eight_bits(rows: int, outs: int, size: int, monkeypatch) -> None:
+    """With all that may come before and after, in all numbers of parts, of rows of very different size.
+
+    Expected is what x, rounded to e4m3 as narrow.cu does, gives in float64.
+    """
+    monkeypatch.setattr(eight, "TRIED", len(eight.SPLITS))
+    held = scaled(numbers(outs, size, seed=1) / size**0.5)
+    x = (numbers(rows, size) * 10.0 ** torch.arange(-3, rows - 3).clamp(max=5)[:, None].to(DEVICE)).bfloat16()
+    norm = numbers(size, seed=2, dtype=torch.bfloat16)
+    adds = numbers(outs, seed=3, dtype=torch.bfloat16), numbers(rows, outs, seed=4, dtype=torch.bfloat16)
+    arrived = torch.zeros(65536, dtype=torch.int32, device=DEVICE)
+    cases = *((add, None, False) for add in (None, *adds)), (None, norm, False), (None, norm, True)
+    for add, scaling, gated in cases:
+        normed = x.float() if scaling is None else x.float() * scaling.float()
+        most = normed.abs().amax(1, keepdim=True)
+        narrow = (normed * (torch.full_like(most, MOST) / most)).to(EIGHT_BIT).double() * (most / MOST).double()
+        if scaling is not None:
+            narrow *= torch.rsqrt(x.double().square().mean(1, keepdim=True) + EPS)
+        expected = TORCH.product(
+            narrow, held.restored(torch.float64), None if add is None else add.double(), None, gated
+        )
+        ways = eight.Product.best(size, outs, rows, gated, nvrtc.processors(0))
+        for splits in [way.splits for way in ways] * 2:  # who arrives last leaves everything as it was
+            made = eight.product(x, held, add, scaling, gated, EPS, arrived, splits)
+            off = (made.double() - expected).norm(dim=1) / expected.norm(dim=1)
+            assert (off < 0.01).all()  # what bfloat16 rounds of the product, and Hopper of sums in eight bits
     assert not arrived.any()
 
 

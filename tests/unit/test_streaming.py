@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from uniadgen.engine import nvrtc
+from uniadgen.engine import eight, nvrtc
 from uniadgen.engine.streaming import MEMORY, Product
 
 
@@ -40,11 +40,48 @@ def test_numbers_for_the_source_are_whole() -> None:
         "ROWS": 8,
         "SPLITS": 2,
         "WARPS": 8,
+        "TEAM": 8,
         "EIGHT": 1,
         "NORM": 1,
         "GATED": 0,
         "ADDS": 0,
     }
+
+
+@pytest.mark.parametrize("rows", [1, 8, 30, 64])
+@pytest.mark.parametrize(("outs", "size"), [(12288, 4096), (4096, 11008), (11264, 2048), (64, 128)])
+def test_ways_in_eight_bits_have_room(outs: int, size: int, rows: int) -> None:
+    """Parts cover all inputs, each has some, tiles have a block, and squads of a team a tile together."""
+    ways = eight.Product.best(size, outs, rows, False, 132)
+    assert ways and len({way.splits for way in ways}) == len(ways)
+    for way in ways:
+        assert way.shared_memory <= eight.MEMORY and way.rows in (8, 16, 32, 64) and way.rows >= rows
+        assert (way.splits - 1) * way.lines < size // 128 <= way.splits * way.lines
+        assert way.blocks * way.splits <= 132 and way.blocks * way.turns >= way.tiles
+        assert way.squads % way.team == 0 and way.pieces == way.splits * way.team
+
+
+def test_what_it_cannot_do_in_eight_bits_has_no_way() -> None:
+    """More rows, and inputs or outputs that are not in whole pieces."""
+    assert not eight.Product.best(4096, 4096, 65, False, 132)
+    assert not eight.Product.best(4096 + 64, 4096, 8, False, 132)
+    assert not eight.Product.best(4096, 4096 + 16, 8, False, 132)
+    assert dict(eight.Product.best(4096, 22016, 64, True, 132)[0].defines) == {
+        "SIZE": 4096,
+        "OUTS": 22016,
+        "ROWS": 64,
+        "SPLITS": 2,
+        "SQUADS": 3,
+        "TEAM": 1,
+        "GATED": 1,
+    }
+
+
+@pytest.mark.parametrize(("rows", "eight_bits", "team"), [(2, False, 8), (2, True, 4), (16, False, 8), (16, True, 4)])
+def test_a_team_has_all_its_pieces_under_way(rows: int, eight_bits: bool, team: int) -> None:
+    """Warps share a tile only so far that each has as many pieces of it as it can have under way."""
+    what = product(2048, 6144, rows, eight_bits)
+    assert what.team == team and what.size // what.line // what.splits >= 4 * what.team
 
 
 def test_a_cpu_is_not_served() -> None:

@@ -11,7 +11,7 @@ import triton  # pyright: ignore[reportMissingImports] - where there is a GPU
 from jaxtyping import Float
 from torch import Tensor
 
-from uniadgen.engine import kernels_cuda, nvrtc, streaming
+from uniadgen.engine import eight, kernels_cuda, nvrtc, streaming
 from uniadgen.engine.capturing import Graph
 from uniadgen.engine.layers import Operations, Weight, size_of
 from uniadgen.engine.precision import EIGHT_BIT, Scaled
@@ -142,8 +142,7 @@ class FusedOperations(Operations):
             found.append(Way("scaled_mm", self.both_in_eight_bits))
         if task.rows > FEW:
             return found
-        if self.dtype == torch.bfloat16 and nvrtc.serves(self.arrived.device) and streams(task):
-            found.append(Way("stream", partial(streaming.product, eps=self.eps, arrived=self.arrived)))
+        found += self._compiled_ways(task)
         if task.rows <= 2:  # each way takes its time to compile: only those are tried that were fastest somewhere
             return found + [Way(f"two {t.outputs}x{t.inputs}", partial(self.two_rows, tile=t)) for t in TILES_OF_TWO]
         for tile in TILES:
@@ -152,6 +151,19 @@ class FusedOperations(Operations):
                 name = f"few {tile.outputs}x{tile.inputs}" + f" / {splits}" * (splits > 1)
                 found.append(Way(name, partial(self.few_rows, tile=tile, splits=splits)))
         return found
+
+    def _compiled_ways(self, task: Task) -> list[Way]:
+        """Those in CUDA C++."""
+        device = self.arrived.device
+        if self.dtype != torch.bfloat16 or not nvrtc.serves(device):
+            return []
+        known: dict[str, Any] = {"eps": self.eps, "arrived": self.arrived}
+        ways = [Way("stream", partial(streaming.product, **known))] if streams(task) else []
+        if task.dtype == EIGHT_BIT and nvrtc.is_hopper(device):
+            outs, size = task.shape
+            for what in eight.Product.best(size, outs, task.rows, task.gated, nvrtc.processors(device.index or 0)):
+                ways.append(Way(f"eight / {what.splits}", partial(eight.product, **known, splits=what.splits)))
+        return ways
 
     def few_rows(
         self,

@@ -12,7 +12,7 @@ import torch
 
 log = logging.getLogger(__name__)
 SHARED = "kernels.cuh"  # with which every source begins
-CAPABILITY = (9, 0)  # from which on kernels may begin before the one ahead has ended
+CAPABILITY = (9, 0)  # Hopper, from which on kernels may begin before the one ahead has ended
 
 
 @cache
@@ -24,6 +24,11 @@ def serves(device: torch.device) -> bool:
         return True
     log.warning("no cuda-bindings, so steps are slower than they can be: pip install cuda-bindings, of your CUDA")
     return False
+
+
+def is_hopper(device: torch.device) -> bool:
+    """Whether it has the tensor cores of Hopper, for four warps at once, which later GPUs have not."""
+    return torch.cuda.get_device_capability(device) == CAPABILITY
 
 
 @cache
@@ -65,7 +70,7 @@ def compiled(file: str, name: str, defines: tuple[tuple[str, int], ...], device:
     from cuda.bindings import driver, nvrtc  # pyright: ignore[reportMissingImports] - where there is a GPU
 
     major, minor = torch.cuda.get_device_capability(device)
-    options = [f"--gpu-architecture=sm_{major}{minor}", "--std=c++17", *(f"-D{key}={value}" for key, value in defines)]
+    options = [f"--gpu-architecture=sm_{major}{minor}a", "--std=c++17", *(f"-D{key}={value}" for key, value in defines)]
     made = code(nvrtc, file, options)
     with torch.cuda.device(device):
         torch.cuda.synchronize()  # from then on it has a context, into which modules are loaded

@@ -2,22 +2,25 @@
 //
 // out = (x / rms(x) * norm) weight' * scale + add, or silu of one half of that times the other half. Every warp takes
 // 128 bytes of each of 16 outputs at once, straight into the registers from which the tensor cores multiply: inputs may
-// be added up in any order, as long as weight and x agree. Some warps share 16 outputs, a tile, and the warp's next
-// DEPTH pieces are under way while it multiplies, from one tile to the next without a pause. The first ones are asked
-// for before the kernel ahead of this one has ended: weights are nobody's result.
+// be added up in any order, as long as weight and x agree. A team of warps shares 16 outputs, a tile, and the warp's
+// next DEPTH pieces are under way while it multiplies, from one tile to the next without a pause. The first ones are
+// asked for before the kernel ahead of this one has ended: weights are nobody's result.
 //
 // To be defined: SIZE inputs, OUTS outputs (rows of the weight), ROWS of x at most (a power of two), SPLITS parts of the
-// inputs, each for other blocks, WARPS of a block, and, 0 or 1, EIGHT (weights in e4m3), NORM, GATED, ADDS.
+// inputs, each for other blocks, WARPS of a block, TEAM of them that share a tile, and, 0 or 1, EIGHT (weights in e4m3),
+// NORM, GATED, ADDS.
 
-constexpr int THREADS = 32 * WARPS, DEPTH = 4;
+constexpr int THREADS = 32 * WARPS, MATES = 32 * TEAM, TEAMS = WARPS / TEAM, DEPTH = 4;
 constexpr int LINE = EIGHT ? 128 : 64;  // inputs in 128 bytes
 constexpr int LINES = SIZE / LINE, PART = (LINES + SPLITS - 1) / SPLITS, WIDTH = PART * LINE;
-constexpr int TURNS = (PART + WARPS * DEPTH - 1) / (WARPS * DEPTH) * DEPTH;  // of a warp in a tile
+constexpr int TURNS = (PART + TEAM * DEPTH - 1) / (TEAM * DEPTH) * DEPTH;  // of a warp in a tile
 constexpr int TILES = OUTS / 16, RESULTS = GATED ? OUTS / 2 : OUTS;
-constexpr int GROUPS = (ROWS + 7) / 8, SUMS = GROUPS * 128, MINE = (SUMS + THREADS - 1) / THREADS;  // of a tile; a thread's
+constexpr int GROUPS = (ROWS + 7) / 8, SUMS = GROUPS * 128, MINE = (SUMS + MATES - 1) / MATES;  // of a tile; a thread's
 constexpr int STRIDE = WIDTH + (EIGHT ? 8 : 32);  // so that the lanes of a warp find x in different banks
 constexpr int SHARE = WARPS > ROWS ? WARPS / ROWS : 1;  // warps that look at a row together
-static_assert(SIZE % LINE == 0 && OUTS % 16 == 0 && (ROWS & (ROWS - 1)) == 0);
+constexpr int BUFFERS = ROWS > 16 ? 1 : 2;  // of a team's sums
+constexpr bool EARLY = MINE <= 2;  // whether places have room in registers while the warp multiplies
+static_assert(SIZE % LINE == 0 && OUTS % 16 == 0 && (ROWS & (ROWS - 1)) == 0 && WARPS % TEAM == 0);
 
 struct Arguments {
   const u16 *x, *norm;
@@ -31,9 +34,9 @@ struct Arguments {
 
 struct Memory {
   u16 x[ROWS * STRIDE], norm[NORM ? WIDTH : 8];
-  float sums[2][WARPS * SUMS];  // of all warps, of two tiles in turn
-  float squares[ROWS * SHARE];  // of a row, by the warp that looked
-  int last;
+  float sums[TEAMS][BUFFERS][TEAM * SUMS];  // of a team's warps, of its tiles in turn
+  float squares[ROWS * SHARE];              // of a row, by the warp that looked
+  int last[TEAMS];
 };
 
 __device__ inline Four streamed(const char *from) {  // read once: not kept in the first cache
@@ -88,8 +91,8 @@ __device__ inline void normalise(Memory &memory, int rows, int width) {
   }
 }
 
-// 128 bytes of 16 outputs: `w` has this lane's of two outputs, and `x` its inputs in one row of each group.
-__device__ inline void take(const Four (&w)[4], const u16 *const (&x)[GROUPS], int at, float (&total)[GROUPS][4]) {
+// 128 bytes of 16 outputs: `w` has this lane's of two outputs, and `x` its inputs in a row of the first group.
+__device__ inline void take(const Four (&w)[4], const u16 *x, float (&total)[GROUPS][4]) {
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     const Four &a = w[half], &b = w[2 + half];
@@ -102,7 +105,7 @@ __device__ inline void take(const Four (&w)[4], const u16 *const (&x)[GROUPS], i
       u32 b2 = restored(right[two + 1]), b3 = restored(right[two + 1] >> 16);
 #pragma unroll
       for (int group = 0; group < GROUPS; group++) {
-        Four v = *(const Four *)(x[group] + at + half * 64 + two * 4);
+        Four v = *(const Four *)(x + group * 8 * STRIDE + half * 64 + two * 4);
         multiply<false>(total[group], a0, b0, a1, b1, v.x, v.y);
         multiply<false>(total[group], a2, b2, a3, b3, v.z, v.w);
       }
@@ -110,7 +113,7 @@ __device__ inline void take(const Four (&w)[4], const u16 *const (&x)[GROUPS], i
 #else
 #pragma unroll
     for (int group = 0; group < GROUPS; group++) {
-      Four v = *(const Four *)(x[group] + at + half * 32);
+      Four v = *(const Four *)(x + group * 8 * STRIDE + half * 32);
       multiply<false>(total[group], a.x, b.x, a.y, b.y, v.x, v.y);
       multiply<false>(total[group], a.z, b.z, a.w, b.w, v.z, v.w);
     }
@@ -145,21 +148,22 @@ extern "C" __global__ void __launch_bounds__(THREADS, 16 / WARPS) product(Argume
   extern __shared__ __align__(16) char raw[];
   Memory &memory = *(Memory *)raw;
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  int team = warp / TEAM, mate = warp % TEAM, thread = threadIdx.x % MATES;
   int first = blockIdx.y * PART, lines = min(PART, LINES - first), width = lines * LINE;
   asm volatile("griddepcontrol.launch_dependents;");
 
   Four held[DEPTH][4];
   constexpr i64 ROW = (i64)SIZE * (EIGHT ? 1 : 2), OTHER = (GATED ? RESULTS : 8) * ROW;
   const char *weight = of.weight + (lane / 4) * ROW + first * 128 + (lane % 4) * 16;
-  int tile_ahead = blockIdx.x, turn_ahead = 0;
+  int tile_first = blockIdx.x * TEAMS + team, tile_step = gridDim.x * TEAMS, tile_ahead = tile_first, turn_ahead = 0;
   auto fetch = [&](Four(&to)[4]) {
-    int line = turn_ahead * WARPS + warp;
+    int line = turn_ahead * TEAM + mate;
     if (tile_ahead < TILES && line < lines) {
       const char *from = weight + tile_ahead * ((GATED ? 8 : 16) * ROW) + line * 128;
       to[0] = streamed(from), to[1] = streamed(from + 64);
       to[2] = streamed(from + OTHER), to[3] = streamed(from + OTHER + 64);
     }
-    if (++turn_ahead == TURNS) turn_ahead = 0, tile_ahead += gridDim.x;
+    if (++turn_ahead == TURNS) turn_ahead = 0, tile_ahead += tile_step;
   };
 #pragma unroll
   for (int slot = 0; slot < DEPTH; slot++) fetch(held[slot]);
@@ -177,12 +181,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 16 / WARPS) product(Argume
     __syncthreads();
   }
 
-  const u16 *x[GROUPS];
-#pragma unroll
-  for (int group = 0; group < GROUPS; group++) {
-    int row = group * 8 + lane / 4;
-    x[group] = memory.x + (row < rows ? row : 0) * STRIDE + (lane % 4) * (EIGHT ? 16 : 8);
-  }
+  // Of whole groups nobody looks at what stands in rows that are not there.
+  const u16 *x = memory.x + (lane / 4 < rows ? lane / 4 : 0) * STRIDE + (lane % 4) * (EIGHT ? 16 : 8);
+  auto together = [&] { asm volatile("bar.sync %0, %1;" ::"r"(team + 1), "n"(MATES) : "memory"); };
   auto squares_of = [&](int row) {
     float square = 0.0f;
     for (int share = 0; share < SHARE; share++) square += memory.squares[row * SHARE + share];
@@ -192,34 +193,39 @@ extern "C" __global__ void __launch_bounds__(THREADS, 16 / WARPS) product(Argume
     for (int row = threadIdx.x; row < rows; row += THREADS) of.squares[blockIdx.y * ROWS + row] = squares_of(row);
 
   int turn_of_sums = 0;
-  for (int tile = blockIdx.x; tile < TILES; tile += gridDim.x) {
+  for (int tile = tile_first; tile < TILES; tile += tile_step) {
     Place places[MINE];
+    auto find = [&] {
 #pragma unroll
-    for (int i = 0; i < MINE; i++) places[i].find(of, tile, threadIdx.x + i * THREADS, rows, stride);
+      for (int i = 0; i < MINE; i++) places[i].find(of, tile, thread + i * MATES, rows, stride);
+    };
+    if (EARLY) find();
     float total[GROUPS][4] = {};
 #pragma unroll 1
     for (int turn = 0; turn < TURNS; turn += DEPTH) {
 #pragma unroll
       for (int slot = 0; slot < DEPTH; slot++) {
-        int line = (turn + slot) * WARPS + warp;
-        if (line < lines) take(held[slot], x, line * LINE, total);
+        int line = (turn + slot) * TEAM + mate;
+        if (line < lines) take(held[slot], x + line * LINE, total);
         fetch(held[slot]);
       }
     }
-    float *sums = memory.sums[turn_of_sums], *parts = of.parts + (i64)tile * SUMS;
+    float *sums = memory.sums[team][turn_of_sums], *parts = of.parts + (i64)tile * SUMS;
     constexpr i64 APART = (i64)TILES * SUMS;
-    turn_of_sums ^= 1;  // whoever still adds up the last tile's is not disturbed
+    if (BUFFERS == 1) together();  // whoever still adds up the last tile's is not disturbed
+    turn_of_sums ^= BUFFERS - 1;
 #pragma unroll
     for (int group = 0; group < GROUPS; group++)
-      *(float4 *)(sums + warp * SUMS + group * 128 + lane * 4) =
+      *(float4 *)(sums + mate * SUMS + group * 128 + lane * 4) =
           make_float4(total[group][0], total[group][1], total[group][2], total[group][3]);
-    __syncthreads();
+    together();
+    if (!EARLY) find();
 #pragma unroll
     for (int i = 0; i < MINE; i++) {
-      int at = threadIdx.x + i * THREADS;
+      int at = thread + i * MATES;
       float found = 0.0f;
       if (at < SUMS)
-        for (int other = 0; other < WARPS; other++) found += sums[other * SUMS + at];
+        for (int other = 0; other < TEAM; other++) found += sums[other * SUMS + at];
       if (SPLITS == 1)
         places[i].write(of, found, NORM && places[i].there ? squares_of(places[i].row) : 0.0f, eps);
       else if (at < SUMS)
@@ -227,14 +233,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 16 / WARPS) product(Argume
     }
     if (SPLITS == 1) continue;
     __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0) memory.last = atomicAdd(of.arrived + tile, 1) == SPLITS - 1;
-    __syncthreads();
-    if (!memory.last) continue;
+    together();
+    if (thread == 0) memory.last[team] = atomicAdd(of.arrived + tile, 1) == SPLITS - 1;
+    together();
+    if (!memory.last[team]) continue;
     __threadfence();
 #pragma unroll
     for (int i = 0; i < MINE; i++) {
-      int at = threadIdx.x + i * THREADS;
+      int at = thread + i * MATES;
       float found = 0.0f, squares = 0.0f;
       for (int split = 0; split < SPLITS; split++) {
         if (at < SUMS) found += made(parts + split * APART + at);
@@ -242,6 +248,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 16 / WARPS) product(Argume
       }
       places[i].write(of, found, squares, eps);
     }
-    if (threadIdx.x == 0) of.arrived[tile] = 0;
+    if (thread == 0) of.arrived[tile] = 0;
   }
 }

@@ -11,6 +11,7 @@ from uniadgen.engine.precision import EIGHT_BIT, Scaled
 
 MEMORY = 226_000  # bytes of a processor that blocks share
 MOST_ROWS = 32
+DEPTH = 4  # pieces that a warp has under way, as in the source
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,12 @@ class Product:
         return 8 if self.rows <= 8 else 16
 
     @property
+    def team(self) -> int:
+        """Warps that share a tile: so many that each has all its pieces under way."""
+        part = self.size // self.line // self.splits
+        return next((team for team in (16, 8) if team <= self.warps and part >= team * DEPTH), 4)
+
+    @property
     def blocks(self) -> int:
         """Of a processor."""
         return 16 // self.warps
@@ -55,13 +62,13 @@ class Product:
         """Bytes, as `Memory` in the source."""
         width = -(-self.size // self.line // splits) * self.line
         x, norm = 2 * self.rows * (width + (8 if self.eight else 32)), 2 * (width if self.norm else 8)
-        sums, squares = 8 * self.warps * self.sums, 4 * self.rows * max(1, self.warps // self.rows)
-        return x + norm + sums + squares + 16
+        sums = 4 * (1 if self.rows > 16 else 2) * self.warps * self.sums
+        return x + norm + sums + 4 * self.rows * max(1, self.warps // self.rows) + 32
 
     @property
     def defines(self) -> tuple[tuple[str, int], ...]:
         """For the source."""
-        names = "size", "outs", "rows", "splits", "warps", "eight", "norm", "gated", "adds"
+        names = "size", "outs", "rows", "splits", "warps", "team", "eight", "norm", "gated", "adds"
         return tuple((name.upper(), int(getattr(self, name))) for name in names)
 
     @property
@@ -109,7 +116,8 @@ def product(
     given = (x, norm, rows, scale, add, out, kept, squares, arrived)
     addresses = Arguments(*(None if one is None else one.data_ptr() for one in given))
     stride = 0 if add is None or add.dim() == 1 else add.shape[1]
-    blocks = min(what.tiles, -(-what.blocks * processors(device) // splits))
+    teams = what.warps // what.team
+    blocks = min(-(-what.tiles // teams), -(-what.blocks * processors(device) // splits))
     numbers = ctypes.c_int(len(x)), ctypes.c_int(stride), ctypes.c_float(eps)
     kernel.launch((blocks, splits, 1), 32 * what.warps, addresses, *numbers)
     return out
