@@ -113,6 +113,22 @@ def test_noise_is_the_same_where_threads_draw_it() -> None:
     assert torch.equal(*tables) and tables[0].abs().min() > 0
 
 
+@pytest.mark.parametrize("used", [0, 1, 7, 8, 9, 20])
+def test_noise_drawn_in_parts_goes_back(used: int) -> None:
+    """From the part that was drawn last before the last word, with one word more drawn than used."""
+    make = lambda: torch.Generator().manual_seed(3)  # noqa: E731
+    one_by_one, ahead = make(), make()
+    noise, expected = Noise(ahead, torch.device("cpu")), draw([make()], 30, 50)[0]
+    for word in range(used):
+        noise.peek(2, 50)
+        torch.testing.assert_close(noise.peek(1, 50)[0], expected[word], rtol=0, atol=0)
+        noise.use(1)
+    noise.peek(1, 50)
+    noise.end()
+    draw([one_by_one], used, 50)
+    assert torch.equal(draw([ahead], 70), draw([one_by_one], 70))
+
+
 def test_noise_drawn_ahead_goes_back() -> None:
     make = lambda: torch.Generator().manual_seed(3)  # noqa: E731
     one_by_one, ahead = make(), make()

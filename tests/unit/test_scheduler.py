@@ -147,6 +147,34 @@ def test_greedy_and_unguided_ads_too(engine, layout, submit, alone) -> None:
 # fair, and bounded
 
 
+def test_all_are_read_at_once_where_nobody_is_being_served(engine, layout, submit, alone) -> None:
+    """They go on together; once somebody is being served, one order is read between two steps."""
+    scheduler = Scheduler(engine, layout, CONFIG, num_slots=5)
+    tickets = {seed: submit(scheduler, seed % 3, seed) for seed in range(3)}
+    scheduler.step()
+    assert len(scheduler.ads) == 3 and not scheduler.waiting
+    tickets |= {seed: submit(scheduler, seed % 3, seed) for seed in (3, 4)}
+    scheduler.step()
+    assert len(scheduler.ads) == 4 and len(scheduler.waiting) == 1
+    finish(scheduler)
+    for seed, ticket in tickets.items():
+        assert told(ticket.latest) == alone(seed % 3, seed)
+
+
+def test_who_gives_up_while_others_are_read_is_not_read(engine, layout, submit, monkeypatch) -> None:
+    scheduler = Scheduler(engine, layout, CONFIG, num_slots=3)
+    stays, leaves = submit(scheduler, 1, 0), submit(scheduler, 1, 1)
+    admit = scheduler._admit
+
+    def admit_and_cancel() -> bool:
+        leaves.cancel()
+        return admit()
+
+    monkeypatch.setattr(scheduler, "_admit", admit_and_cancel)
+    scheduler.step()
+    assert [ad.ticket for ad in scheduler.ads] == [stays] and not scheduler.waiting
+
+
 def test_first_come_first_served(engine, layout, submit, batch_of) -> None:
     """An order that needs every slot is not overtaken by later ones that would fit, and all end."""
     scheduler = Scheduler(engine, layout, CONFIG, num_slots=2)

@@ -53,6 +53,11 @@ class PictureNoise:
         """What is drawn for each ad, for some of them at once where a GPU would wait for it."""
         return list(self.threads.map(draw, asked) if self.threads else map(draw, asked))
 
+    def ahead(self, draw: Callable[[Asked], Drawn], asked: Sequence[Asked]) -> None:
+        """What each ad needs next, drawn while a GPU works; elsewhere it would take the same time later."""
+        if self.host is not None:
+            self.each(draw, asked)
+
     def _uniform(self, asked: tuple[Making, int]) -> Float[Tensor, "rows side Q"]:
         ad, rows = asked
         shape = rows, self.side, self.table.shape[-1]

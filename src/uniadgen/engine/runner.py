@@ -106,11 +106,14 @@ class Runner:
             for bars, ids in zip(barred, allowed, strict=True):
                 bars[ids] = False
             logits = logits.masked_fill(barred.to(logits.device), float("-inf"))
-        noise = None
+        noise, size = None, logits.shape[-1]
         if self.config.temperature:
-            draw = lambda one: rows.ads[one[0]].noise.peek(one[1].says, logits.shape[-1])  # noqa: E731
+            draw = lambda one: rows.ads[one[0]].noise.peek(one[1].says, size)  # noqa: E731
             noise = torch.cat(self.seats.noise.each(draw, asking))
-        sampled = iter(self.engine.sample(logits, self.config.temperature, self.config.text_top_k, noise).tolist())
+        chosen = self.engine.sample(logits, self.config.temperature, self.config.text_top_k, noise)
+        if noise is not None:
+            self.seats.noise.ahead(lambda one: rows.ads[one[0]].noise.peek(one[1].says + 1, size), asking)
+        sampled = iter(chosen.tolist())
         for number, window in asking:
             words[number] = list(islice(sampled, window.says))
         return words

@@ -62,14 +62,15 @@ class Noise:
 
     def __init__(self, generator: torch.Generator, device: torch.device) -> None:
         self.generator, self.device, self.on_gpu = generator, device, device.type == "cuda"
-        self.start = generator.get_state()
         self.used = 0
+        self.drawn: list[tuple[int, Tensor]] = []  # words before each drawing, and where the generator stood then
         self.ahead: Tensor | None = None  # drawn and not used yet (n, V)
 
     def peek(self, count: int, size: int) -> Float[Tensor, "n V"]:
         """The noise of the next `count` words."""
         here = 0 if self.ahead is None else len(self.ahead)
         if here < count:
+            self.drawn.append((self.used + here, self.generator.get_state()))
             uniform = torch.rand(max(count - here, DRAWN), size, generator=self.generator)
             more = gumbel(uniform.pin_memory().to(self.device, non_blocking=True) if self.on_gpu else uniform)
             self.ahead = more if self.ahead is None else torch.cat([self.ahead, more])
@@ -84,5 +85,6 @@ class Noise:
     def end(self) -> None:
         """The generator stands where it would, had nothing been drawn ahead."""
         if self.ahead is not None and len(self.ahead):
-            self.generator.set_state(self.start)
-            torch.rand(self.used, self.ahead.shape[1], generator=self.generator)
+            before, state = next(one for one in reversed(self.drawn) if one[0] <= self.used)
+            self.generator.set_state(state)
+            torch.rand(self.used - before, self.ahead.shape[1], generator=self.generator)

@@ -36,7 +36,8 @@ class Scheduler:
     Any thread may `submit`; one thread calls `step`, over and over. An ad's tokens are those that it has alone for the
     same seed, whoever shares the steps. Memory is bounded: by the slots, whose room only a longer prompt than all
     before makes larger, and by `queue`, the ads that may wait. First come, first served: nobody is overtaken, and
-    between two steps one order at most is read, so that those who are being served go on.
+    between two steps one order at most is read, so that those who are being served go on. Where nobody is, all are read
+    for whom there are slots: they go on together.
     """
 
     def __init__(
@@ -106,7 +107,9 @@ class Scheduler:
         """
         self.bell.quiet()
         self._let_go()
-        self._admit()
+        waits = bool(self.ads)  # somebody, while orders are read
+        while self._admit() and not waits:
+            self._let_go()
         self.seats.end_guidance()
         if not self.ads:
             return bool(self.waiting)
@@ -175,11 +178,11 @@ class Scheduler:
         for ad in (ad for order in gone for ad in order.ads):
             ad.ticket.end()
 
-    def _admit(self) -> None:
-        """The order that has waited longest, once there is a slot for each of its ads."""
+    def _admit(self) -> bool:
+        """The order that has waited longest, once there is a slot for each of its ads; whether there was one."""
         with self.lock:
             if not self.waiting or len(self.waiting[0].ads) > len(self.seats.free):
-                return
+                return False
             order = self.waiting.popleft()
         try:
             generators = [ad.generator for ad in order.ads]
@@ -188,6 +191,7 @@ class Scheduler:
         except Exception as error:  # whatever it is, no memory as well: the others go on
             for ad in order.ads:
                 self._end(ad, error)
+        return True
 
     def _end(self, ad: Making, error: Exception | None = None) -> None:
         """Out of its slot; whoever waits for it is told."""
