@@ -2,7 +2,7 @@
 
 import gc
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -68,12 +68,12 @@ def batch_of(make_row: Callable[..., Row], layout: Layout) -> Callable[..., Batc
 
 
 @pytest.fixture
-def alone(model, layout: Layout, batch_of) -> Callable[[int, int], tuple]:
+def alone(model, layout: Layout, batch_of) -> Callable[..., tuple]:
     """What an ad is that has an engine of a CPU to itself, one position after the other."""
     one = Engine(model, positions=1)
 
-    def make(clicks: int, seed: int) -> tuple:
-        *_, last = FastDecoder(one, layout, CONFIG, [seed], [POINTS]).run(batch_of(clicks, 1))
+    def make(clicks: int, seed: int, config: GenerateConfig = CONFIG) -> tuple:
+        *_, last = FastDecoder(one, layout, config, [seed], [POINTS]).run(batch_of(clicks, 1))
         return last.words[0], last.codes[0].tolist()
 
     return make
@@ -120,3 +120,88 @@ def test_paintings_and_steps_are_as_many_as_sizes(engine, layout, batch_of, size
         scheduler.clear()
     assert sizes == [(number, padded(number), 2 * number, 2 * padded(number)) for number in range(32, 0, -1)]
     assert len(engine.painter.kept.values) == len(engine.step.seen) == len(TO_32)
+
+
+def test_rows_that_stand_again_are_spread_over_the_groups(engine, layout, batch_of) -> None:
+    """Each within its own; branches and owners are those of the ads, and an engine that wants none gets none."""
+    scheduler = Scheduler(engine, layout, CONFIG, 9)
+    scheduler.submit(batch_of(3, 9), seeded(range(9)), [POINTS] * 9)
+    scheduler.step()
+    ads, seats = scheduler.ads, scheduler.seats
+    rows = seats.rows(ads)
+    assert [[*group.rows] for group in rows.groups] == [[*range(9), 8]] * 2
+    assert rows.owner.tolist() == [*range(9), 8] * 2
+    assert rows.row_of == {(ad, branch): 10 * branch + row for row, ad in enumerate(ads) for branch in (0, 1)}
+    assert rows.branches == [[*range(9), 8], [*range(10, 19), 18]]
+    assert Sizes.of(rows.groups) == (20, 2, 16)
+    some = seats.rows(ads[:2])
+    assert [[*group.rows] for group in some.groups] == [[0, 1]] * 2 and Sizes.of(some.groups) == (4, 2, 2)
+    seats.padded = int
+    assert len(seats.rows(ads[1:]).starts) == 16 and len(seats.rows(ads[::-1]).starts) == 18
+
+
+def test_as_many_rows_as_there_are_may_be_others(engine, layout, batch_of) -> None:
+    """Two of three, one of them twice."""
+    scheduler = Scheduler(engine, layout, CONFIG, 3)
+    scheduler.submit(batch_of(3, 3), seeded(range(3)), [POINTS] * 3)
+    scheduler.step()
+    group = next(iter(scheduler.seats.groups.values()))
+    first, _, last = group.owners
+    assert [*group.some([first, last, last]).rows] == [0, 2, 2]
+    assert group.some(group.owners) is group
+
+
+# what fills up
+
+
+@pytest.mark.parametrize("number", [3, 5, 9, 11])
+def test_ads_that_are_filled_up_make_what_each_makes_alone(engine, layout, batch_of, alone, sizes, number: int) -> None:
+    """Candidates that share a prompt in both branches."""
+    *_, last = FastDecoder(engine, layout, CONFIG, range(number), [POINTS] * number).run(batch_of(3, number))
+    assert set(sizes) == {(number, padded(number), 2 * number, 2 * padded(number))}
+    assert list(zip(last.words, last.codes.tolist(), strict=True)) == [alone(3, seed) for seed in range(number)]
+
+
+@pytest.mark.parametrize(("slots", "filled"), [(4, (False, False)), (9, (True, True)), (11, (True, True))])
+def test_ads_come_and_go(engine, layout, batch_of, alone, sizes, slots: int, filled: tuple[bool, bool]) -> None:
+    """Some alone, some as candidates, some unguided; whoever was painted before, what is kept serves the others."""
+    engine.positions = engine.cells = 2
+    config = replace(CONFIG, guidance_until=0.6)
+    scheduler, tickets, seed = Scheduler(engine, layout, config, slots), [], 0
+    for clicks, ads in ORDERS:
+        seeds, seed = range(seed, seed + ads), seed + ads
+        made = scheduler.submit(batch_of(clicks, ads), seeded(seeds), [POINTS] * ads)
+        tickets += [(clicks, *one) for one in zip(seeds, made, strict=True)]
+    finish(scheduler)
+    assert all(pictures == padded(ads) and every == padded(rows) for ads, pictures, rows, every in sizes)
+    more = any(pictures > ads for ads, pictures, *_ in sizes), any(every > rows for *_, rows, every in sizes)
+    assert more == filled
+    assert len(engine.painter.kept.values) < len(sizes)  # some were run again
+    for clicks, one, ticket in tickets:
+        assert (ticket.latest.words[0], ticket.latest.codes[0].tolist()) == alone(clicks, one, config), one
+
+
+# one memory
+
+
+def test_paintings_share_their_canvas(engine, layout, batch_of, monkeypatch) -> None:
+    """Until a larger one comes: then those that look to the old memory go at once, with all that they held."""
+    gc.disable()
+    made, init = [], painting.Painting.__init__
+    monkeypatch.setattr(
+        painting.Painting, "__init__", lambda self, *given: (init(self, *given), made.append(weakref.ref(self)))[0]
+    )
+    painter, memories = engine.painter, []
+    for number, kept in ((2, 1), (1, 2), (2, 2), (3, 1), (4, 2), (1, 3)):
+        decoder = FastDecoder(engine, layout, CONFIG, range(number), [POINTS] * number)
+        list(decoder.run(batch_of(3, number), "image"))
+        del decoder
+        assert len(painter.kept.values) == kept
+        parts = painter.easel.parts
+        for one in painter.kept.values.values():
+            for name, part in one.canvas.tensors().items():
+                assert part.data_ptr() == parts[name].data_ptr() and part.is_contiguous()
+        memories.append(parts["codes"].data_ptr())
+    gc.enable()
+    assert len(made) == 5 and [one() is None for one in made] == [True, True, False, False, False]
+    assert len(set(memories[:3])) == len(set(memories[3:])) == 1
