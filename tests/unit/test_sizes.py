@@ -9,17 +9,20 @@ from typing import Any
 import pytest
 import torch
 
-from uniadgen.config import GenerateConfig
+from uniadgen.config import GenerateConfig, override
 from uniadgen.data.batch import Batch, Row, collate
 from uniadgen.data.prompt import Layout
 from uniadgen.engine import painting
 from uniadgen.engine.attention import PlainAttention
 from uniadgen.engine.engine import Engine
 from uniadgen.engine.graphed import GraphedStep
+from uniadgen.engine.layers import Prefix
 from uniadgen.engine.painting import GraphedPainter
+from uniadgen.engine.precision import EIGHT_BIT
 from uniadgen.engine.runner import Runner
 from uniadgen.engine.scheduler import Scheduler
 from uniadgen.engine.sizes import Sizes, padded
+from uniadgen.engine.slots import Places, Slots
 from uniadgen.engine.together import FastDecoder
 
 POINTS = ("kitchen mug", "dishwasher safe")
@@ -72,7 +75,7 @@ def alone(model, layout: Layout, batch_of) -> Callable[..., tuple]:
     """What an ad is that has an engine of a CPU to itself, one position after the other."""
     one = Engine(model, positions=1)
 
-    def make(clicks: int, seed: int, config: GenerateConfig = CONFIG) -> tuple:
+    def make(clicks: int, seed: int, config: GenerateConfig = CONFIG, layout: Layout = layout) -> tuple:
         *_, last = FastDecoder(one, layout, config, [seed], [POINTS]).run(batch_of(clicks, 1))
         return last.words[0], last.codes[0].tolist()
 
@@ -154,12 +157,17 @@ def test_as_many_rows_as_there_are_may_be_others(engine, layout, batch_of) -> No
 # what fills up
 
 
-@pytest.mark.parametrize("number", [3, 5, 9, 11])
-def test_ads_that_are_filled_up_make_what_each_makes_alone(engine, layout, batch_of, alone, sizes, number: int) -> None:
-    """Candidates that share a prompt in both branches."""
+@pytest.mark.parametrize(("number", "lag"), [(3, 0), (5, 0), (9, 0), (11, 0), (9, 2)])
+def test_ads_that_are_filled_up_make_what_each_makes_alone(
+    engine, layout, batch_of, alone, sizes, number: int, lag: int
+) -> None:
+    """Candidates that share a prompt in both branches; one cell after the other, or of several rows at once."""
+    engine.model.config.row_lag = lag
+    layout = Layout(layout.tokenizer, override(layout.config, {"model.row_lag": lag}))
     *_, last = FastDecoder(engine, layout, CONFIG, range(number), [POINTS] * number).run(batch_of(3, number))
     assert set(sizes) == {(number, padded(number), 2 * number, 2 * padded(number))}
-    assert list(zip(last.words, last.codes.tolist(), strict=True)) == [alone(3, seed) for seed in range(number)]
+    made = zip(last.words, last.codes.tolist(), strict=True)
+    assert list(made) == [alone(3, seed, layout=layout) for seed in range(number)]
 
 
 @pytest.mark.parametrize(("slots", "filled"), [(4, (False, False)), (9, (True, True)), (11, (True, True))])
@@ -179,6 +187,26 @@ def test_ads_come_and_go(engine, layout, batch_of, alone, sizes, slots: int, fil
     assert len(engine.painter.kept.values) < len(sizes)  # some were run again
     for clicks, one, ticket in tickets:
         assert (ticket.latest.words[0], ticket.latest.codes[0].tolist()) == alone(clicks, one, config), one
+
+
+def test_rows_that_stand_again_find_what_they_find_where_they_stand_first() -> None:
+    """In eight bits too, of which torch can do little; and the rows in between stay as they are."""
+    generator = torch.Generator().manual_seed(0)
+    prefix = Prefix(*torch.randn(2, 1, 2, 5, 16, generator=generator))
+    whole, again = Slots(prefix, 4, 9, dtype=EIGHT_BIT), Slots(prefix, 4, 9, dtype=EIGHT_BIT)
+    for owner in range(4):
+        whole.join(owner, prefix)
+        again.join(owner, prefix)
+    q, k, v = torch.randn(3, 4, 2, 16, generator=generator)
+    found = []
+    for slots, rows in ((whole, [0, 1, 2, 3]), (again.some([1, 3, 3]), [1, 3, 3])):
+        attention = PlainAttention([slots])
+        attention.aim(Places.after(torch.full((len(rows), 1), 5)))
+        found.append(attention.attend(0, q[rows], k[rows], v[rows]))
+    torch.testing.assert_close(found[1], found[0][[1, 3, 3]])
+    for kept, wanted in ((again.keys, whole.keys), (again.values, whole.values)):
+        kept, wanted = kept.float(), wanted.float()
+        assert torch.equal(kept[:, [1, 3]], wanted[:, [1, 3]]) and not kept[:, [0, 2], :, 5:].any()
 
 
 # one memory
@@ -205,3 +233,16 @@ def test_paintings_share_their_canvas(engine, layout, batch_of, monkeypatch) -> 
     gc.enable()
     assert len(made) == 5 and [one() is None for one in made] == [True, True, False, False, False]
     assert len(set(memories[:3])) == len(set(memories[3:])) == 1
+
+
+def test_a_canvas_is_copied_to_where_there_is_room(engine, layout, batch_of) -> None:
+    """Who is painted for the first time is not asked for its numbers later."""
+    scheduler, painter = Scheduler(engine, layout, CONFIG, 3), engine.painter
+    scheduler.submit(batch_of(3, 3), seeded(range(3)), [POINTS] * 3, "image")
+    scheduler.step()
+    for ads in (scheduler.ads[:1], scheduler.ads, scheduler.ads[:2]):
+        canvas = scheduler.seats.canvas(scheduler.seats.rows(ads))
+        copy = painter.put(canvas)
+        assert copy.tensors().keys() == canvas.tensors().keys() and copy.staggered is canvas.staggered
+        for mine, theirs in zip(copy.tensors().values(), canvas.tensors().values(), strict=True):
+            assert torch.equal(mine, theirs) and mine.data_ptr() != theirs.data_ptr()
