@@ -14,6 +14,7 @@ from uniadgen.engine import attending, eight, fused, nvrtc, streaming  # noqa: E
 from uniadgen.engine.attention import PlainAttention  # noqa: E402
 from uniadgen.engine.layers import Operations, Prefix  # noqa: E402
 from uniadgen.engine.precision import EIGHT_BIT, MOST, scaled  # noqa: E402
+from uniadgen.engine.sizes import Sizes  # noqa: E402
 from uniadgen.engine.slots import Places, Slots  # noqa: E402
 
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
@@ -195,6 +196,63 @@ def test_attention(kind: str, count: int, size: int, by_turns: bool, monkeypatch
                 one.reserve(200)
                 other.reserve(200)
             attention.place(slots)
+
+
+ONE, OTHER = ((1, (0, 1)), (2, (0,)), (3, (0,)), (0, (0, 2))), ((0, (1, 1)), (2, (1, 1)), (1, (0,)), (3, (0,)))
+
+
+@pytest.mark.parametrize("kind", ["float32"] if INTERPRETED else KINDS)
+@pytest.mark.parametrize("count", [1, 16])
+@pytest.mark.parametrize("size", [SIZE] if INTERPRETED else [SIZE, attending.HEAD])
+@pytest.mark.parametrize("programs", [1, 40])
+@pytest.mark.parametrize("ours", [False, True])
+def test_attention_that_serves_others(kind: str, count: int, size: int, programs: int, ours: bool, monkeypatch) -> None:
+    """Rows that stand there again, fewer groups and queries than are started, rows that share no prompt any more."""
+    dtype, cache, off = KINDS[kind]
+    monkeypatch.setattr(attending, "PLANS", (attending.Plan(programs, 64, 3, 4),))
+    monkeypatch.setattr(attending, "PLANS_OF_OURS", (attending.Plan(programs, 64, 3, 4, True),) * ours)
+    monkeypatch.setattr(attending, "QUERIES", 16)
+    angles = cos, sin = numbers(2, 200, 1, size, seed=9, dtype=dtype).unbind()
+    lengths = (70, 3, 66), (90, 90), (40, 40), (64,)
+    both: list[list[Slots]] = []  # for each of two, the groups
+    for _ in range(2):
+        made = []
+        for number, rows in enumerate(lengths):
+            prompts = [
+                prompt(length, row if not number else 5 + number, dtype, size) for row, length in enumerate(rows)
+            ]
+            group = Slots(prompts[0], len(rows), 120, prompts[0] if number else None, cache)
+            for row, prefix in enumerate(prompts):
+                group.join(row, prefix)
+            made.append(group)
+        both.append(made)
+    attention = None
+    for step, chosen in enumerate((ONE, OTHER, ONE, OTHER)):
+        expected, slots = ([groups[number].some(rows) for number, rows in chosen] for groups in both)
+        assert Sizes.of(slots) == (6, 4, 2)
+        attention = attention or attending.FusedAttention(slots, count, angles)
+        if ours and attention.kernel is None:
+            pytest.skip("no Hopper, or other numbers than attend.cu takes")
+        assert attention.plan.ours == ours
+        attention.place(slots)
+        plain = PlainAttention(expected)
+        rows = [(number, row) for number, some in chosen for row in some]
+        position = torch.tensor([lengths[number][row] for number, row in rows])[:, None] + torch.arange(count) + step
+        at = Places.after(position.to(DEVICE))
+        first = torch.tensor([rows.index(row) for row in rows], device=DEVICE)  # what stands again feeds the same
+        heads = numbers(6, count, 3 * HEADS, size, seed=step, dtype=dtype)[first].flatten(0, 1)
+        q, k, v = heads.split(HEADS, 1)
+        turns = at.position.flatten()
+        for one in (plain, attention):
+            one.aim(at)
+        wanted = plain.attend(1, *(TORCH.turn(part, cos[turns], sin[turns]) for part in (q, k)), v)
+        made = attention.attend(1, q, k, v)
+        assert (made - wanted).float().norm() < off * wanted.float().norm()
+        if cache != EIGHT_BIT:
+            torch.testing.assert_close(made, wanted, atol=off, rtol=off)
+        for one, other in zip(*both, strict=True):
+            assert torch.equal(one.values.float(), other.values.float())
+            torch.testing.assert_close(one.keys.float(), other.keys.float(), atol=off, rtol=8 * off)
 
 
 def test_the_fastest_plan_is_followed_and_nothing_else_is_spoiled(monkeypatch) -> None:

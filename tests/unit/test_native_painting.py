@@ -1,6 +1,7 @@
 """Painting in one call of compiled code, while others write: the codes of painting step by step, and no waiting."""
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from threading import Thread
 
@@ -80,7 +81,7 @@ def painted(engine: Engine, canvas: Canvas, count: int, config: GenerateConfig, 
     slots, after, steps = slots_of(engine.layers), [], []
     for number in most:
         steps.append(engine.painter.paint(canvas, slots, count, number, config, Bell()))
-        after.append(canvas.clone())
+        after.append(deepcopy(canvas))
     return after, steps
 
 

@@ -14,6 +14,7 @@ from uniadgen.engine import kernels_cuda, nvrtc
 from uniadgen.engine.capturing import Graph
 from uniadgen.engine.fused import precision_of
 from uniadgen.engine.precision import EIGHT_BIT
+from uniadgen.engine.sizes import Sizes, power
 from uniadgen.engine.slots import Places, Slots
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class FusedAttention:
     """Rows of some groups, each at positions that are read on the device: columns split among programs, then merged.
 
     Where everybody's keys and values lie is a table on the device, so what has been captured stays right when slots
-    are laid out anew: `place` writes the table, outside of what is captured.
+    are laid out anew, or are others of the same `Sizes`: `place` writes the table, outside of what is captured.
     """
 
     def __init__(self, slots: Sequence[Slots], count: int, angles: tuple[Tensor, Tensor]) -> None:
@@ -64,10 +65,8 @@ class FusedAttention:
         first = slots[0].keys
         self.layers, _, self.heads, _, self.size = first.shape
         self.count, self.like = count, first.new_empty(1)
-        self.rows = sum(len(group.owners) for group in slots)
-        shared = [len(group.owners) for group in slots if group.shared is not None]
-        self.groups = len(shared)
-        self.longest = max(shared, default=0) * count  # queries of one group
+        self.rows, self.groups, longest = Sizes.of(slots)
+        self.longest = longest * count  # queries of one group
         self.own = torch.zeros(self.rows, kernels.TABLE.value, dtype=torch.long, device=first.device)
         self.shared = torch.zeros(max(self.groups, 1), kernels.SHARED.value, dtype=torch.long, device=first.device)
         self.blocks = -(-self.longest // QUERIES)
@@ -99,10 +98,9 @@ class FusedAttention:
         """Follows the plan that is fastest at these places, whose columns it spoils; `chosen` has those found.
 
         All layers are looked through in turn, so that the cache holds nothing of what the next one reads. What was
-        found serves all numbers of rows, and of groups, up to a power of two: ads come and go.
+        found serves all numbers of rows up to a power of two: ads come and go.
         """
-        rows, groups = map(triton.next_power_of_2, (self.rows, self.groups))
-        key = rows, self.heads, self.count, groups, self.longest, self.like.dtype, self.cos.dtype
+        key = power(self.rows), self.heads, self.count, self.groups, self.longest, self.like.dtype, self.cos.dtype
         if key not in chosen:
             self.aim(at)
             times = {}
@@ -139,18 +137,17 @@ class FusedAttention:
             keys, values = group.keys, group.values
             step = keys.stride(1) * keys.element_size()
             start, same = len(own), [keys.stride(0), keys.stride(2), group.skipped, share]
-            own += [
-                [keys.data_ptr() + row * step, values.data_ptr() + row * step, *same]
-                for row in range(len(group.owners))
-            ]
+            own += [[keys.data_ptr() + row * step, values.data_ptr() + row * step, *same] for row in group.rows]
             if group.shared is not None:
                 k, v = group.shared
                 queries = [start * self.count, len(group.owners) * self.count]
                 shared.append([k.data_ptr(), v.data_ptr(), k.stride(0), k.stride(1), k.shape[2], *queries])
+        shared += [[*shared[0][:4], 0, 0, 0] for _ in range(self.groups - len(shared))]  # no columns, no queries
         if self.placed != own + shared:
             self.own.copy_(torch.tensor(own))
             if shared:
                 self.shared.copy_(torch.tensor(shared))
+                self.sums.fill_(float("-inf"))  # of rows that shared a prompt then, and share none now
             self.placed = own + shared
 
     def aim(self, at: Places) -> None:

@@ -15,11 +15,12 @@ class PlainAttention:
     """Rows of some groups, each at positions that are read on the device; looks at all columns that there are."""
 
     def __init__(self, slots: Sequence[Slots]) -> None:
-        self.slots = slots
+        self.place(slots)
 
     def place(self, slots: Sequence[Slots]) -> None:
         """From now on it is about these."""
         self.slots = slots
+        self.rows = [torch.tensor([*group.rows], device=group.keys.device) for group in slots]
 
     def aim(self, at: Places) -> None:
         """The step is at these places of the rows, groups one after the other."""
@@ -34,8 +35,8 @@ class PlainAttention:
         sizes = [columns.numel() for columns, _ in self.columns]
         parts = zip(*(tensor.split(sizes) for tensor in (q, k, v)), strict=True)
         found = [
-            self._attend(group, number, *places, *(part.unflatten(0, places[0].shape) for part in three))
-            for group, places, three in zip(self.slots, self.columns, parts, strict=True)
+            self._attend(group, number, rows, *places, *(part.unflatten(0, places[0].shape) for part in three))
+            for group, rows, places, three in zip(self.slots, self.rows, self.columns, parts, strict=True)
         ]
         return torch.cat(found)
 
@@ -43,16 +44,17 @@ class PlainAttention:
     def _attend(
         group: Slots,
         number: int,
+        rows: Int[Tensor, "n"],
         columns: Int[Tensor, "n k"],
         seen: Int[Tensor, "n k"],
         q: Tensor,
         k: Tensor,
         v: Tensor,
     ) -> Float[Tensor, "L h d"]:
-        rows = len(columns)
         for kept, new in ((group.keys[number], k), (group.values[number], v)):
-            put(kept[:rows], columns, narrowed(new, kept.dtype))
-        keys, values = group.keys[number, :rows].to(q.dtype), group.values[number, :rows].to(q.dtype)
+            put(kept, rows, columns, narrowed(new, kept.dtype))
+        here = slice(len(rows)) if group.chosen is None else rows  # nothing is copied then
+        keys, values = group.keys[number, here].to(q.dtype), group.values[number, here].to(q.dtype)
         queries = q.transpose(1, 2)  # (n, h, k, d)
         beyond = torch.arange(keys.shape[2], device=q.device) >= seen[:, None, :, None]
         scores = (queries @ keys.transpose(-1, -2)).masked_fill(beyond, float("-inf"))
@@ -66,9 +68,13 @@ class PlainAttention:
         return found.transpose(1, 2).flatten(0, 1)
 
 
-def put(kept: Float[Tensor, "n h room d"], columns: Int[Tensor, "n k"], new: Float[Tensor, "n k h d"]) -> None:
-    """Writes new keys or values into the columns of their rows."""
-    rows = torch.arange(len(columns), device=columns.device)[:, None]
+def put(
+    kept: Float[Tensor, "capacity h room d"],
+    rows: Int[Tensor, "n"],
+    columns: Int[Tensor, "n k"],
+    new: Float[Tensor, "n k h d"],
+) -> None:
+    """Writes new keys or values into the columns of these rows."""
     if kept.dtype == EIGHT_BIT:  # torch moves bytes, not numbers of eight bits
         kept, new = kept.view(torch.uint8), new.view(torch.uint8)
-    kept[rows, :, columns] = new
+    kept[rows[:, None], :, columns] = new

@@ -65,17 +65,42 @@ class Canvas:
 
     def copy_(self, other: "Canvas") -> None:
         """Takes over another's numbers."""
-        for name, mine in self._tensors().items():
+        for name, mine in self.tensors().items():
             mine.copy_(getattr(other, name))
 
-    def clone(self) -> "Canvas":
-        """The same, elsewhere."""
-        return replace(self, **{name: mine.clone() for name, mine in self._tensors().items()})
-
-    def _tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
         """All that changes from step to step, or from picture to picture."""
         parts = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: part for name, part in parts.items() if isinstance(part, Tensor)}
+
+
+class Easel:
+    """The memory of canvases of which one at a time is painted: each stands where all the others stand."""
+
+    def __init__(self) -> None:
+        self.parts: dict[str, Tensor] = {}
+
+    def holds(self, canvas: Canvas) -> bool:
+        """Whether there is room for it."""
+        return all(part.numel() <= self._room(name) for name, part in canvas.tensors().items())
+
+    def grow(self, canvas: Canvas) -> None:
+        """Makes room for it, and some more, as this should not happen often; where that is needed."""
+        for name, part in canvas.tensors().items():
+            room = self._room(name)
+            if room < part.numel():
+                self.parts.pop(name, None)  # before the new one is there
+                self.parts[name] = part.new_empty(max(part.numel(), 2 * room))
+
+    def put(self, canvas: Canvas) -> Canvas:
+        """A copy of it, in place of whichever stood there."""
+        parts = {name: self.parts[name][: part.numel()].view(part.shape) for name, part in canvas.tensors().items()}
+        copy = replace(canvas, **parts)
+        copy.copy_(canvas)
+        return copy
+
+    def _room(self, name: str) -> int:
+        return len(self.parts[name]) if name in self.parts else 0
 
 
 @runtime_checkable
@@ -88,6 +113,10 @@ class Painter(Protocol):
 
     unseen: int  # steps with drafts at a time, after which it is looked how many were right
     picks: bool  # whether it, and the step beside it, take some rows of a group alone
+
+    def padded(self, number: int) -> int:
+        """How many ads, or rows, it is to be given where there are so many: some of them again."""
+        ...
 
     def paint(
         self, canvas: Canvas, slots: Sequence[Slots], count: int, steps: int, config: GenerateConfig, bell: Bell

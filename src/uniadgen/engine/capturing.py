@@ -15,7 +15,6 @@ class Graph:
 
     def __init__(self, run: Callable[[], Any], level: int = logging.WARNING) -> None:
         """`level`: at which it is told where that fails."""
-        self.run = run
         self.graph = None
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -30,6 +29,7 @@ class Graph:
                 self.out = run()
             self.graph = graph
         except RuntimeError:
+            self.run = run  # not where it is not needed: it may hold whoever holds the graph, who would then never go
             log.log(level, "a step could not be captured as a CUDA graph: each is started anew, slowly", exc_info=True)
         finally:
             if collects:

@@ -12,9 +12,10 @@ from torch import Tensor
 from uniadgen.engine.attention import PlainAttention
 from uniadgen.engine.capturing import Graph
 from uniadgen.engine.layers import Layers
+from uniadgen.engine.sizes import Sizes
 from uniadgen.engine.slots import Places, Slots
 
-GRAPHS = 16  # that are kept: one for each number of rows and positions met often
+GRAPHS = 32  # that are kept, one for each size and number of positions met often; each has what a step has in hand
 SEEN = 2  # steps of a kind before it is captured
 RESERVED = 4096  # positions whose rotations are made ahead: a graph looks into the table that it was captured with
 
@@ -56,6 +57,13 @@ class GraphedStep:
 
         return FusedAttention(slots, count, self.layers.angles)
 
+    def kind(self, slots: Sequence[Slots]) -> Hashable:
+        """Equal where what was captured for some groups of rows serves others, once its attention has been placed."""
+        if not self.plain:
+            return Sizes.of(slots)
+        shared = [group.shared and group.shared.keys.data_ptr() for group in slots]
+        return tuple((group.keys.data_ptr(), *group.rows) for group in slots), *shared
+
     def tune(self, attention: Any, slots: Sequence[Slots], at: Places) -> None:
         """Splits the attention as is fastest on this GPU, found out where a step is about to be taken."""
         if self.on_gpu and not self.plain:
@@ -83,9 +91,7 @@ class GraphedStep:
         firsts: Sequence[int],
     ) -> Float[Tensor, "rows k D"]:
         """As `slots.step`. What it returns is written over by the next step."""
-        groups = tuple((len(group.owners), group.shared is not None) for group in slots)
-        lies = tuple(group.keys.data_ptr() for group in slots) if self.plain else ()
-        key = groups, x.shape[1], control is not None, self.layers.angles[0].data_ptr(), lies
+        key = self.kind(slots), x.shape[1], control is not None, self.layers.angles[0].data_ptr()
         if key not in self.graphs:
             self.seen[key] += 1
             if self.seen[key] <= SEEN or not self.on_gpu:

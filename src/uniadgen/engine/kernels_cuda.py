@@ -314,7 +314,10 @@ def attend_shared(
     qkv, cos, sin, position, table, like, found, sums, number, heads, splits, own, parts, scale,
     SIZE: tl.constexpr, M: tl.constexpr, N: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """All queries of a group and a part of the prompt that its rows share, M queries a program."""
+    """All queries of a group and a part of the prompt that its rows share, M queries a program.
+
+    More programs may be started than there are queries, and for more groups than there are.
+    """
     group, head, both = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
     split = both % splits
     mine = table + group * SHARED
@@ -322,6 +325,8 @@ def attend_shared(
     kind = tl.pointer_type(like.dtype.element_ty)
     keys, values = tl.load(mine).to(kind) + offset, tl.load(mine + 1).to(kind) + offset
     length, first, size = tl.load(mine + 4), tl.load(mine + 5), tl.load(mine + 6)
+    if (both // splits) * M >= size:
+        return
     query, at = (both // splits) * M + tl.arange(0, M), tl.arange(0, SIZE)
     there = query < size
     place = first + query

@@ -78,6 +78,10 @@ class NativePainter:
         whole = not first.size % (2 * WIDEST) and not second.size % (2 * WIDEST)
         return cls(native, codes, first, second, side) if exact and whole else None
 
+    def padded(self, number: int) -> int:
+        """As `Painter`: no more than there are."""
+        return number
+
     def paint(
         self, canvas: Canvas, slots: Sequence[Slots], count: int, steps: int, config: GenerateConfig, bell: Bell
     ) -> int:

@@ -9,15 +9,16 @@ from torch import Tensor
 
 from uniadgen.config import GenerateConfig
 from uniadgen.data.waves import NOTHING
-from uniadgen.engine.canvas import Canvas, Staggered
+from uniadgen.engine.canvas import Canvas, Easel, Staggered
 from uniadgen.engine.graphed import Graph, GraphedStep
 from uniadgen.engine.layers import Head
 from uniadgen.engine.recent import Recent
 from uniadgen.engine.sampling import sample, settle
+from uniadgen.engine.sizes import padded
 from uniadgen.engine.slots import Places, Slots
 from uniadgen.engine.ticket import Bell
 
-KEPT = 4  # paintings used last: it takes a while to make one
+KEPT = 24  # paintings used last: it takes a while to make one, and each has what a step has in hand, but no canvas
 
 
 class GraphedPainter:
@@ -28,6 +29,11 @@ class GraphedPainter:
     def __init__(self, step: GraphedStep, codes: Float[Tensor, "Q D"], head: Head) -> None:
         self.step, self.codes, self.head = step, codes, head
         self.kept: Recent[Painting] = Recent(KEPT)
+        self.easel = Easel()
+
+    def padded(self, number: int) -> int:
+        """As `Painter`: a graph serves one size, and there are few."""
+        return padded(number)
 
     def paint(
         self, canvas: Canvas, slots: Sequence[Slots], count: int, steps: int, config: GenerateConfig, bell: Bell
@@ -41,12 +47,19 @@ class GraphedPainter:
         make = lambda: Painting(self, canvas, slots, count, config)  # noqa: E731
         if self.step.plain:  # it looks at these very slots
             return make()
-        groups = tuple((len(group.owners), group.shared is not None) for group in slots)
         order = canvas.staggered and canvas.staggered.first
         parts = canvas.codes, canvas.known, canvas.noise, canvas.control, order
         shapes = tuple(None if part is None else part.shape for part in parts)
         settings = config.temperature, config.image_top_k
-        return self.kept.get((groups, shapes, count, self.step.layers.angles[0].data_ptr(), settings), make)
+        kind = self.step.kind(slots)
+        return self.kept.get((kind, shapes, count, self.step.layers.angles[0].data_ptr(), settings), make)
+
+    def put(self, canvas: Canvas) -> Canvas:
+        """A copy of it, where the canvases of all paintings are: none has its numbers longer than it is painted."""
+        if not self.easel.holds(canvas):
+            self.kept.clear()  # they look to where nothing will be
+            self.easel.grow(canvas)
+        return self.easel.put(canvas)
 
 
 class Painting:
@@ -58,7 +71,7 @@ class Painting:
         self.painter, self.step, self.config = painter, painter.step, config
         self.count = count if canvas.staggered is None else canvas.staggered.fed.shape[1]
         self.ahead = torch.arange(self.count, device=painter.codes.device)
-        self.canvas = canvas.clone()
+        self.canvas = painter.put(canvas)
         self.attention: Any = self.step.attention(slots, self.count)
         self.graph = None
         if self.step.on_gpu:

@@ -20,6 +20,11 @@ class Recent(Generic[Value]):
         """The value of that key, made where it is not here."""
         return self.get_all([key], lambda missing: [make() for _ in missing])[0]
 
+    def clear(self) -> None:
+        """Forgets everything."""
+        with self.lock:
+            self.values.clear()
+
     def get_all(self, keys: Sequence[Hashable], make: Callable[[list[Hashable]], Iterable[Value]]) -> list[Value]:
         """The values of these keys; those that are not here are made together, each key's once."""
         here = ((key, self.values.get(key)) for key in keys)

@@ -28,7 +28,7 @@ class Runner:
 
     def ahead(self, number: int, positions: int) -> int:
         """Positions of each of so many ads in a step of so many: the fewer there are, the more drafts."""
-        return max(1, min(positions // number, self.seats.most))
+        return max(1, min(positions // self.seats.padded(number), self.seats.most))
 
     def parts(self, ads: Sequence[Making]) -> tuple[list[Making], list[Making]]:
         """Who takes one step, and who paints many at once, while others write only where the painter picks its rows.
@@ -50,12 +50,12 @@ class Runner:
         self._draw_ahead(ads, steps * count)
         canvas = seats.canvas(rows)
         steps = self.painter.paint(canvas, rows.groups, count, steps, self.config, bell)
-        seats.codes[rows.slots] = canvas.codes
+        seats.codes[rows.slots] = canvas.codes[: len(ads)]
         if count == 1 and not seats.staggered:  # while a GPU paints
             self._draw_ahead(ads, steps + seats.side)
         if count == 1:
             return [steps] * len(ads), steps
-        return [wave - ad.wave for ad, wave in zip(ads, canvas.cell.tolist(), strict=True)], steps
+        return [wave - ad.wave for ad, wave in zip(ads, canvas.cell[: len(ads)].tolist(), strict=True)], steps
 
     def _draw_ahead(self, ads: Sequence[Making], waves: int) -> None:
         """The noise of all cells that so many waves may paint."""

@@ -34,6 +34,7 @@ class Seats:
 
     def __init__(self, engine: Engine, layout: Layout, num_slots: int) -> None:
         self.engine, self.device, self.num_slots = engine, engine.device, num_slots
+        self.padded = engine.painter.padded if engine.painter else int  # as many as there are
         self.ads: list[Making] = []  # by the time they joined
         self.free = [*reversed(range(num_slots))]
         self.groups: dict[Hashable, Slots] = {}
@@ -98,7 +99,7 @@ class Seats:
 
     def rows(self, ads: Sequence[Making]) -> Rows:
         """Those of some ads, in the order in which they joined."""
-        return self.chosen.get(tuple(ads), lambda: Rows(ads, self.groups.values(), self.place))
+        return self.chosen.get(tuple(ads), lambda: Rows(ads, self.groups.values(), self.place, self.padded))
 
     def rows_of(self, ad: Making) -> Int[Tensor, "1 k"]:
         """The codes of all its whole rows of cells, on the host: others take the slot."""
@@ -111,17 +112,17 @@ class Seats:
         return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
 
     def canvas(self, rows: Rows) -> Canvas:
-        """Where the pictures of these ads stand."""
+        """Where the pictures of these ads stand, and the last one again where there are to be more."""
         if rows.controls is None and self.control is not None:
             rows.controls = self.control[rows.control_row[:, 0]]
         offset = self.place([ad.begun for ad in rows.ads])[:, None]
         return Canvas(
-            codes=self.codes[rows.slots],
-            cell=self.place([ad.wave for ad in rows.ads]),
-            end=self.place([ad.end for ad in rows.ads]),
-            known=None if self.known is None else self.known[rows.slots],
-            noise=self.noise.table[rows.slots],
-            guidance=self.place([float(ad.guidance) for ad in rows.ads])[:, None, None],
+            codes=self.codes[rows.picture_slots],
+            cell=self.place([ad.wave for ad in rows.pictures]),
+            end=self.place([ad.end for ad in rows.pictures]),
+            known=None if self.known is None else self.known[rows.picture_slots],
+            noise=self.noise.table[rows.picture_slots],
+            guidance=self.place([float(ad.guidance) for ad in rows.pictures])[:, None, None],
             start=rows.start + offset[rows.owner],
             owner=rows.owner,
             branches=self.place(rows.branches),

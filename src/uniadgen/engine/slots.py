@@ -79,8 +79,11 @@ class Slots:
         self.owners.pop()
 
     def some(self, owners: Sequence[Hashable]) -> "Slots":
-        """The rows of these alone, for who reads `rows`: nothing is copied. Right until somebody joins or leaves."""
-        if len(owners) == len(self.owners):
+        """The rows of these alone, or again, for who reads `rows`. Right until somebody joins or leaves.
+
+        Nothing is copied.
+        """
+        if [*owners] == self.owners:
             return self
         part = copy(self)
         part.owners, part.chosen = [*owners], [self.owners.index(owner) for owner in owners]
