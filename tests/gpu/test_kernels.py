@@ -129,7 +129,7 @@ def test_products_of_eight_bits(rows: int, outs: int, size: int, monkeypatch) ->
         expected = TORCH.product(
             narrow, held.restored(torch.float64), None if add is None else add.double(), None, gated
         )
-        ways = eight.Product.best(size, outs, rows, gated, nvrtc.processors(0))
+        ways = eight.best(size, outs, rows, gated, nvrtc.processors(0))
         for splits in [way.splits for way in ways] * 2:  # who arrives last leaves everything as it was
             made = eight.product(x, held, add, scaling, gated, EPS, arrived, splits)
             off = (made.double() - expected).norm(dim=1) / expected.norm(dim=1)

@@ -52,7 +52,7 @@ def test_numbers_for_the_source_are_whole() -> None:
 @pytest.mark.parametrize(("outs", "size"), [(12288, 4096), (4096, 11008), (11264, 2048), (64, 128)])
 def test_ways_in_eight_bits_have_room(outs: int, size: int, rows: int) -> None:
     """Parts cover all inputs, each has some, tiles have a block, and squads of a team a tile together."""
-    ways = eight.Product.best(size, outs, rows, False, 132)
+    ways = eight.best(size, outs, rows, False, 132)
     assert ways and len({way.splits for way in ways}) == len(ways)
     for way in ways:
         assert way.shared_memory <= eight.MEMORY and way.rows in (8, 16, 32, 64) and way.rows >= rows
@@ -63,10 +63,10 @@ def test_ways_in_eight_bits_have_room(outs: int, size: int, rows: int) -> None:
 
 def test_what_it_cannot_do_in_eight_bits_has_no_way() -> None:
     """More rows, and inputs or outputs that are not in whole pieces."""
-    assert not eight.Product.best(4096, 4096, 65, False, 132)
-    assert not eight.Product.best(4096 + 64, 4096, 8, False, 132)
-    assert not eight.Product.best(4096, 4096 + 16, 8, False, 132)
-    assert dict(eight.Product.best(4096, 22016, 64, True, 132)[0].defines) == {
+    assert not eight.best(4096, 4096, 65, False, 132)
+    assert not eight.best(4096 + 64, 4096, 8, False, 132)
+    assert not eight.best(4096, 4096 + 16, 8, False, 132)
+    assert dict(eight.best(4096, 22016, 64, True, 132)[0].defines) == {
         "SIZE": 4096,
         "OUTS": 22016,
         "ROWS": 64,

@@ -2,7 +2,6 @@
 
 import ctypes
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -30,12 +29,6 @@ class Product:
     gated: bool
     processors: int  # of the GPU
     splits: int  # parts of the inputs
-
-    @classmethod
-    def best(cls, size: int, outs: int, rows: int, gated: bool, processors: int) -> "list[Self]":
-        """Those that should be done soonest; none where the kernel cannot do it."""
-        ways = (cls(size, outs, places_of(rows), gated, processors, splits) for splits in SPLITS)
-        return sorted((way for way in ways if way.fits), key=lambda way: way.moved)[:TRIED]
 
     @property
     def fits(self) -> bool:
@@ -94,6 +87,12 @@ class Product:
         """For the source."""
         names = "size", "outs", "rows", "splits", "squads", "team", "gated"
         return tuple((name.upper(), int(getattr(self, name))) for name in names)
+
+
+def best(size: int, outs: int, rows: int, gated: bool, processors: int) -> list[Product]:
+    """Those that should be done soonest; none where the kernel cannot do it."""
+    ways = (Product(size, outs, places_of(rows), gated, processors, splits) for splits in SPLITS)
+    return sorted((way for way in ways if way.fits), key=lambda way: way.moved)[:TRIED]
 
 
 class Given(ctypes.Structure):

@@ -161,7 +161,7 @@ class FusedOperations(Operations):
         ways = [Way("stream", partial(streaming.product, **known))] if streams(task) else []
         if task.dtype == EIGHT_BIT and nvrtc.is_hopper(device):
             outs, size = task.shape
-            for what in eight.Product.best(size, outs, task.rows, task.gated, nvrtc.processors(device.index or 0)):
+            for what in eight.best(size, outs, task.rows, task.gated, nvrtc.processors(device.index or 0)):
                 ways.append(Way(f"eight / {what.splits}", partial(eight.product, **known, splits=what.splits)))
         return ways
 
