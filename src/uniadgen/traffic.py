@@ -128,12 +128,15 @@ class Traffic:
         self.working += clock.busy
 
     def _time_telling(self, desk: Desk) -> None:
-        tell = desk.scheduler._tell
+        note, tell = desk.scheduler._note, desk.scheduler._tell_news
 
-        def timed_tell(ad: Making) -> None:
-            self.telling += timed(partial(tell, ad))
+        def timed_note(ad: Making) -> None:
+            self.telling += timed(partial(note, ad))
 
-        desk.scheduler._tell = timed_tell
+        def timed_tell() -> None:
+            self.telling += timed(tell)
+
+        desk.scheduler._note, desk.scheduler._tell_news = timed_note, timed_tell
 
     def in_batches(self, visit: Visit) -> None:
         """All who wait, as many as there are slots; whoever comes then waits for all of them."""

@@ -75,7 +75,7 @@ def test_every_way_to_multiply_by_eight_bits(rows: int, gated: bool) -> None:
     expected = TORCH.product(x.float(), weight, None, None if norm is None else norm.float(), gated)
     for way in operations.ways(fused.task_of(rows, weight, norm, gated)):
         off = (way.multiply(x, weight, None, norm, gated).float() - expected).norm() / expected.norm()
-        assert off < (0.08 if way.name == "scaled_mm" else 0.015), way.name
+        assert off < (0.08 if way.name.startswith(("scaled_mm", "eight")) else 0.015), way.name
 
 
 @ON_HOPPER
@@ -152,6 +152,11 @@ def groups(dtype: torch.dtype, cache: torch.dtype, size: int = SIZE) -> list[Slo
     return [own, together]
 
 
+def turned(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotated, and rounded once, as the kernels do."""
+    return TORCH.turn(heads.float(), cos.float(), sin.float()).to(heads.dtype)
+
+
 KINDS = {
     "float32": (torch.float32, torch.float32, 1e-5),
     "bfloat16": (torch.bfloat16, torch.bfloat16, 2e-2),
@@ -185,7 +190,7 @@ def test_attention(kind: str, count: int, size: int, by_turns: bool, monkeypatch
                 one.aim(Places(position, position, seen))
             q, k, v = heads.split(HEADS, 1)
             at = position.flatten()
-            wanted = plain.attend(1, *(TORCH.turn(part, cos[at], sin[at]) for part in (q, k)), v)
+            wanted = plain.attend(1, *(turned(part, cos[at], sin[at]) for part in (q, k)), v)
             made = attention.attend(1, q, k, v)
             assert (made - wanted).float().norm() < off * wanted.float().norm()
             if cache != EIGHT_BIT:  # there a key that is rounded the other way moves single numbers by more
@@ -245,7 +250,7 @@ def test_attention_that_serves_others(kind: str, count: int, size: int, programs
         turns = at.position.flatten()
         for one in (plain, attention):
             one.aim(at)
-        wanted = plain.attend(1, *(TORCH.turn(part, cos[turns], sin[turns]) for part in (q, k)), v)
+        wanted = plain.attend(1, *(turned(part, cos[turns], sin[turns]) for part in (q, k)), v)
         made = attention.attend(1, q, k, v)
         assert (made - wanted).float().norm() < off * wanted.float().norm()
         if cache != EIGHT_BIT:

@@ -14,6 +14,7 @@ from uniadgen.engine.attention import PlainAttention
 from uniadgen.engine.engine import Engine
 from uniadgen.engine.layers import Prefix
 from uniadgen.engine.precision import EIGHT_BIT, Precision, scaled
+from uniadgen.engine.scheduler import Scheduler
 from uniadgen.engine.slots import Places, Slots
 from uniadgen.engine.together import FastDecoder
 
@@ -111,7 +112,22 @@ def test_painting_on_the_device_gives_the_tokens_of_the_scheduler(model, layout,
     made, told = decode(Engine(model, positions=positions, plain_torch=True), layout, batch, config)
     assert made == expected
     rows = [progress.codes.shape[1] for progress in told]
-    assert all(later - earlier in (0, 4, 8, 12) for earlier, later in pairwise(rows))  # whole rows of cells
+    assert all(later - earlier in (0, 4, 8, 12, 16) for earlier, later in pairwise(rows))  # whole rows of cells
+
+
+def test_a_row_is_told_while_the_next_one_is_painted(model, layout, make_row) -> None:
+    """Nobody waits for a GPU before the next call is under way; and at the end all has been told, in order."""
+    engine = Engine(model, positions=1, plain_torch=True)
+    scheduler, calls = Scheduler(engine, layout, CONFIG, num_slots=1), []
+    row = make_row(0, 0, target=False)
+    (ticket,) = scheduler.submit(collate([row, row], layout.pad_id), [torch.Generator().manual_seed(1)], [POINTS])
+    paint = scheduler.runner.paint
+    scheduler.runner.paint = lambda *given: calls.append(ticket.latest.codes.shape[1]) or paint(*given)
+    while scheduler.step():
+        pass
+    assert calls == [0, 0, 4, 8]
+    cells = [event.codes.shape[1] for event in ticket.events()]
+    assert cells == sorted(cells) and [number for number in cells if number] == [4, 8, 12, 16]
 
 
 def test_generators_stand_where_they_would(model, layout: Layout, batch: Batch) -> None:

@@ -84,6 +84,22 @@ def test_a_step_is_that_of_torch(model, native: Native, threads: int, shared: bo
         torch.testing.assert_close(found, hidden(layers, *how), atol=1e-5, rtol=1e-5)
 
 
+@torch.no_grad()
+def test_prompts_that_are_read_together_see_themselves_alone(model, monkeypatch) -> None:
+    """Some at a time, as a GPU reads them."""
+    layers = Layers(model.model.language_model, model.config)
+    prompts = [random(length, 64, seed=length) for length in (7, 1, 19, 4)]
+    numbers = []
+    monkeypatch.setattr(layers, "_read", lambda some, read=layers._read: numbers.append(len(some)) or read(some))
+    alone = layers.read_all(prompts)
+    layers.together = 20
+    together = layers.read_all(prompts)
+    assert numbers == [1, 1, 1, 1, 2, 1, 1]
+    for one, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(one.keys, other.keys, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(one.values, other.values, atol=1e-5, rtol=1e-5)
+
+
 @needs_compiler
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="of an x86 processor")
 def test_so_is_that_of_a_processor_without_avx512(model, tmp_path: Path, monkeypatch) -> None:

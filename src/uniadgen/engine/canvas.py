@@ -113,6 +113,7 @@ class Painter(Protocol):
 
     unseen: int  # steps with drafts at a time, after which it is looked how many were right
     picks: bool  # whether it, and the step beside it, take some rows of a group alone
+    waits: bool  # whether all is painted when it returns, or only under way
 
     def padded(self, number: int) -> int:
         """How many ads, or rows, it is to be given where there are so many: some of them again."""

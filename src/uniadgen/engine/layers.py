@@ -1,6 +1,8 @@
 """The decoder's layers: transformers' parameters, joined, and no other code; whoever steps keeps keys and values."""
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +18,7 @@ from uniadgen.model.foreground import control_sites
 # (number of the layer, queries, keys, values), each (L, heads, d) -> what the queries found, (L, heads, d)
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 Weight = Tensor | Scaled
+TOGETHER = 16384  # positions of prompts that a GPU reads at once, unless one alone has more
 
 
 class Prefix(NamedTuple):
@@ -95,6 +98,7 @@ class Layers:
         self.heads = text.num_attention_heads
         self.rotary = decoder.rotary_emb
         self.norm = decoder.norm.weight
+        self.together = TOGETHER if self.norm.device.type == "cuda" else 1  # positions of prompts that are read at once
         sites = control_sites(config)
         self.operations = Operations(text.rms_norm_eps)
         self.layers = [
@@ -172,20 +176,35 @@ class Layers:
 
     def read(self, embeds: Float[Tensor, "S D"]) -> Prefix:
         """A prompt, all at once."""
-        self.reserve(len(embeds))
+        return self._read([embeds])[0]
+
+    def read_all(self, prompts: Sequence[Float[Tensor, "_ D"]]) -> list[Prefix]:
+        """Prompts, some together on a GPU, which is quicker than the host that starts its kernels."""
+        found: list[Prefix] = []
+        while len(found) < len(prompts):
+            ends = [*accumulate(len(prompt) for prompt in prompts[len(found) :])]
+            number = max(1, bisect_right(ends, self.together))
+            found += self._read(prompts[len(found) : len(found) + number])
+        return found
+
+    def _read(self, prompts: Sequence[Float[Tensor, "_ D"]]) -> list[Prefix]:
+        """All at once; each sees itself alone."""
+        lengths, embeds = [len(prompt) for prompt in prompts], torch.cat([*prompts])
+        self.reserve(max(lengths))
         width = embeds.shape[-1] // self.heads
         kept = Prefix(*embeds.new_empty(2, len(self.layers), self.heads, len(embeds), width))
 
         def attend(number: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             kept.keys[number], kept.values[number] = k.transpose(0, 1), v.transpose(0, 1)
-            queries = q.transpose(0, 1)[None]
-            found = F.scaled_dot_product_attention(
-                queries, kept.keys[number][None], kept.values[number][None], is_causal=True
-            )
-            return found[0].transpose(0, 1)
+            three = (q.transpose(0, 1), kept.keys[number], kept.values[number])
+            parts = zip(*(heads[None].split(lengths, 2) for heads in three), strict=True)
+            found = [F.scaled_dot_product_attention(*part, is_causal=True) for part in parts]
+            return torch.cat(found, 2)[0].transpose(0, 1)
 
-        self.forward(embeds, torch.arange(len(embeds), device=embeds.device), attend)
-        return kept
+        position = torch.cat([torch.arange(length, device=embeds.device) for length in lengths])
+        self.forward(embeds, position, attend)
+        parts = zip(kept.keys.split(lengths, 2), kept.values.split(lengths, 2), strict=True)
+        return [Prefix(*part) for part in parts]
 
 
 class Head:

@@ -185,6 +185,10 @@ class Native(Layers):
         self._forward(rows, np.stack([at, at + 1])[:, None], embeds.clone(), None, True)
         return kept
 
+    def read_all(self, prompts: Sequence[Float[Tensor, "_ D"]]) -> list[Prefix]:
+        """Prompts, one after the other."""
+        return [self.read(prompt) for prompt in prompts]
+
     def step(
         self,
         slots: Sequence[Slots],

@@ -63,7 +63,7 @@ class NativePainter:
     It stops, too, where a picture has another row of cells or comes to its end.
     """
 
-    unseen, picks = 8, True
+    unseen, picks, waits = 8, True, True
 
     def __init__(self, native: Native, codes: Float[Tensor, "Q D"], first: Dense, second: Dense, side: int) -> None:
         self.native, self.codes, self.side, self.linears = native, codes.contiguous(), side, (first, second)

@@ -24,7 +24,7 @@ KEPT = 24  # paintings used last: it takes a while to make one, and each has wha
 class GraphedPainter:
     """The `Painter` of layers on a GPU."""
 
-    unseen, picks = 4, False
+    unseen, picks, waits = 4, False, False
 
     def __init__(self, step: GraphedStep, codes: Float[Tensor, "Q D"], head: Head) -> None:
         self.step, self.codes, self.head = step, codes, head

@@ -38,10 +38,10 @@ class Reading:
 
     def __init__(self, engine: Engine, batch: Batch, generators: Sequence[torch.Generator]) -> None:
         self.engine, self.model, self.generators = engine, engine.model, generators
-        self.batch = batch = batch.to(engine.device)
+        self.batch, self.host = batch.to(engine.device), batch.to("cpu")  # where nobody waits for what is looked at
         self.keys = [self._key(row) for row in range(len(batch.ids))]
         self.first = {key: self.keys.index(key) for key in self.keys}  # a row of each
-        self.clicked = [row for row in self.first.values() if batch.clicked[row].any()]
+        self.clicked = [row for row in self.first.values() if self.host.clicked[row].any()]
         self.fused = self._fuse()
 
     def read(self, config: GenerateConfig, with_picture: bool) -> Read:
@@ -71,22 +71,22 @@ class Reading:
         """Each without its padding."""
         prompts = self.model.as_read(prompts, fused)
         embeds = self.model.embed(prompts, fused)
-        return [self.engine.layers.read(row[here]) for row, here in zip(embeds, prompts.attend, strict=True)]
+        return self.engine.layers.read_all([row[here] for row, here in zip(embeds, prompts.attend, strict=True)])
 
     def _key(self, row: int) -> Hashable:
         """Rows with equal keys have equal prompts. Where chance takes part in the reading, no two are equal."""
-        batch, here = self.batch, self.batch.attend[row]
+        batch, here = self.host, self.host.attend[row]
         parts = [batch.ids[row][here], batch.kind[row][here]]
         by_chance = False
         if batch.clicked[row].any():
             parts += [batch.click_ids[row], batch.click_words[row], batch.click_codes[row], batch.clicked[row]]
             by_chance = self.model.config.gumbel_at_inference
-        return (row if by_chance else -1, *(part.cpu().numpy().tobytes() for part in parts))
+        return (row if by_chance else -1, *(part.numpy().tobytes() for part in parts))
 
     def _products(self) -> tuple[Float[Tensor, "U 4 H W"], list[int]]:
         """The different products, and which of them each request has."""
         cutouts = self.batch.cutout[: len(self.generators)]
-        said = [cutout.cpu().numpy().tobytes() for cutout in cutouts]
+        said = [cutout.numpy().tobytes() for cutout in self.host.cutout[: len(self.generators)]]
         unique = list(dict.fromkeys(said))
         return cutouts[[said.index(one) for one in unique]], [unique.index(one) for one in said]
 

@@ -25,6 +25,7 @@ class Runner:
     def __init__(self, engine: Engine, config: GenerateConfig, seats: Seats) -> None:
         self.engine, self.model, self.config, self.seats = engine, engine.model, config, seats
         self.painter = engine.painter
+        self.waits = engine.painter is None or engine.painter.waits
 
     def ahead(self, number: int, positions: int) -> int:
         """Positions of each of so many ads in a step of so many: the fewer there are, the more drafts."""

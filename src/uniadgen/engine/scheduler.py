@@ -2,11 +2,14 @@
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from traceback import clear_frames
+from typing import NamedTuple
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from uniadgen.config import GenerateConfig
 from uniadgen.data.batch import Batch
@@ -28,6 +31,15 @@ class Order:
     batch: Batch
     ads: tuple[Making, ...]
     with_picture: bool
+
+
+class News(NamedTuple):
+    """Of an ad, to be told to whoever asked for it."""
+
+    ad: Making
+    words: tuple[int, ...]
+    codes: Callable[[], Int[Tensor, "1 k"]]  # waits where they are not there yet
+    done: bool
 
 
 class Scheduler:
@@ -53,6 +65,7 @@ class Scheduler:
         self.waiting: deque[Order] = deque()
         self.lock = threading.Condition()  # of `waiting`
         self.bell = Bell()
+        self.untold: list[News] = []
         self.seats = Seats(engine, layout, num_slots)
         self.runner = Runner(engine, config, self.seats)
 
@@ -150,6 +163,7 @@ class Scheduler:
             return
         try:
             waves, steps = self.runner.paint(self.seats.rows(ads), self.bell)
+            self._tell_news()  # of the last call, while this one is under way
             for ad, count in zip(ads, waves, strict=True):
                 self._take_painted(ad, count, steps)
         except Exception as error:
@@ -208,6 +222,7 @@ class Scheduler:
         else:
             ad.take_cells(window, right)
         self._tell_of(ad, before, bool(window.says))
+        self._tell_news()
 
     def _take_painted(self, ad: Making, count: int, steps: int) -> None:
         """So many more waves of its picture have been painted, in so many steps."""
@@ -218,10 +233,18 @@ class Scheduler:
     def _tell_of(self, ad: Making, before: int, says: bool = False) -> None:
         """Tells where there is a word more, or a row of cells, and lets go who is done."""
         if ad.done or says or ad.rows > before:
-            self._tell(ad)
+            self._note(ad)
+        if ad.done or self.runner.waits:
+            self._tell_news()
         if ad.done:
             self._end(ad)
 
-    def _tell(self, ad: Making) -> None:
-        """The words so far, and all whole rows of cells."""
-        ad.ticket.tell(Progress((tuple(ad.words),), self.seats.rows_of(ad), ad.done))
+    def _note(self, ad: Making) -> None:
+        self.untold.append(News(ad, tuple(ad.words), self.seats.rows_of(ad), ad.done))
+
+    def _tell_news(self) -> None:
+        """To those who are still here: the words so far, and all whole rows of cells."""
+        untold, self.untold = self.untold, []
+        for news in untold:
+            if news.ad in self.ads:
+                news.ad.ticket.tell(Progress((news.words,), news.codes(), news.done))

@@ -1,6 +1,6 @@
 """Where ads in the making sit: who has which slot, and what the device keeps for it."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from math import isqrt
 
 import numpy as np
@@ -101,9 +101,16 @@ class Seats:
         """Those of some ads, in the order in which they joined."""
         return self.chosen.get(tuple(ads), lambda: Rows(ads, self.groups.values(), self.place, self.padded))
 
-    def rows_of(self, ad: Making) -> Int[Tensor, "1 k"]:
-        """The codes of all its whole rows of cells, on the host: others take the slot."""
-        return self.codes[ad.slot, : ad.rows * self.side].to("cpu", copy=True)[None]
+    def rows_of(self, ad: Making) -> Callable[[], Int[Tensor, "1 k"]]:
+        """The codes of all its whole rows of cells, on the host, as they are now: waited for where they are taken."""
+        codes = self.codes[ad.slot, : ad.rows * self.side][None]
+        if self.device.type != "cuda":
+            kept = codes.clone()
+            return lambda: kept
+        kept = torch.empty_like(codes, device="cpu", pin_memory=True).copy_(codes, non_blocking=True)
+        there = torch.cuda.Event()
+        there.record()
+        return lambda: (there.synchronize(), kept)[1]
 
     def place(self, numbers: Sequence[object]) -> Tensor:
         """Numbers of the host, on the device, which nobody waits for."""
