@@ -115,6 +115,20 @@ def test_painting_on_the_device_gives_the_tokens_of_the_scheduler(model, layout,
     assert all(later - earlier in (0, 4, 8, 12, 16) for earlier, later in pairwise(rows))  # whole rows of cells
 
 
+def test_what_a_graph_looks_at_stays_where_it_is(model) -> None:
+    """Placed anew where nothing has changed, as before every replay."""
+    read = Engine(model, plain_torch=True).layers.read(torch.randn(5, 64))
+    slots = [Slots(read, 3, 40)]
+    slots[0].join("one", read)
+    slots[0].join("other", read)
+    attention = PlainAttention(slots)
+    rows = attention.rows[0]
+    attention.place(slots)
+    assert attention.rows[0] is rows
+    attention.place([slots[0].some(["other"])])
+    assert attention.rows[0].tolist() == [1]
+
+
 def test_a_row_is_told_while_the_next_one_is_painted(model, layout, make_row) -> None:
     """Nobody waits for a GPU before the next call is under way; and at the end all has been told, in order."""
     engine = Engine(model, positions=1, plain_torch=True)

@@ -15,12 +15,18 @@ class PlainAttention:
     """Rows of some groups, each at positions that are read on the device; looks at all columns that there are."""
 
     def __init__(self, slots: Sequence[Slots]) -> None:
+        self.numbers: list[list[int]] = []
         self.place(slots)
 
     def place(self, slots: Sequence[Slots]) -> None:
         """From now on it is about these."""
         self.slots = slots
-        self.rows = [torch.tensor([*group.rows], device=group.keys.device) for group in slots]
+        numbers = [[*group.rows] for group in slots]
+        if numbers != self.numbers:  # otherwise they stay where they are: a graph looks there
+            self.numbers = numbers
+            self.rows = [
+                torch.tensor(rows, device=group.keys.device) for rows, group in zip(numbers, slots, strict=True)
+            ]
 
     def aim(self, at: Places) -> None:
         """The step is at these places of the rows, groups one after the other."""

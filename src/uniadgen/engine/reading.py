@@ -48,10 +48,8 @@ class Reading:
         """Every different prompt once."""
         known = self._read_prompts(take(self.batch, self.clicked), self.fused) if self.clicked else []
         prefixes = dict(zip([self.keys[row] for row in self.clicked], known, strict=True))
-        for key, row in self.first.items():
-            if key not in prefixes:  # nothing of a shopper in it: kept for later ads
-                alone = lambda row=row: self._read_prompts(take(self.batch, [row]), None)[0]  # noqa: E731
-                prefixes[key] = self.engine.prefixes.get(key, alone)
+        others = [key for key in self.first if key not in prefixes]  # nothing of a shopper in them: kept for later ads
+        prefixes |= dict(zip(others, self.engine.prefixes.get_all(others, self._read_to_keep), strict=True))
         control = known = None
         if with_picture:
             unique, products = self._products()
@@ -66,6 +64,11 @@ class Reading:
             return None
         generators = [self.generators[row % len(self.generators)] for row in self.clicked]
         return self.model.prefer(take(self.batch, self.clicked), generators)
+
+    def _read_to_keep(self, keys: Sequence[Hashable]) -> list[Prefix]:
+        """Prompts without clicks, each in memory of its own: of those read together some may be kept longer."""
+        read = self._read_prompts(take(self.batch, [self.first[key] for key in keys]), None)
+        return [Prefix(*(part.contiguous() for part in prefix)) for prefix in read]
 
     def _read_prompts(self, prompts: Batch, fused: Fused | None) -> list[Prefix]:
         """Each without its padding."""
