@@ -115,6 +115,7 @@ def test_painting_on_the_device_gives_the_tokens_of_the_scheduler(model, layout,
     assert all(later - earlier in (0, 4, 8, 12, 16) for earlier, later in pairwise(rows))  # whole rows of cells
 
 
+@torch.no_grad()
 def test_what_a_graph_looks_at_stays_where_it_is(model) -> None:
     """Placed anew where nothing has changed, as before every replay."""
     read = Engine(model, plain_torch=True).layers.read(torch.randn(5, 64))
