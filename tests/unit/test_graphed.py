@@ -175,6 +175,16 @@ def test_eight_bits_change_scores_a_little(model, layout: Layout, batch: Batch) 
     assert 0 < (both - exact).norm() / exact.norm() < 0.1
 
 
+def test_what_is_multiplied_by_eight_bits_becomes_that(model) -> None:
+    """Where it is emulated: as a GPU does where that is faster. With a norm before and a gate after."""
+    layers = Engine(model, plain_torch=True, precision=Precision(weights="fp8")).layers
+    x, norm = torch.randn(3, 64, generator=torch.Generator().manual_seed(0)) * 100, layers.layers[0].second_norm
+    made = layers.operations.product(x, layers.layers[0].gate_up, norm=norm, gated=True)
+    narrow = scaled(torch.rms_norm(x, (64,), norm, layers.operations.eps)).restored(torch.float32)
+    gate, up = (narrow @ layers.layers[0].gate_up.restored(torch.float32).T).chunk(2, -1)
+    torch.testing.assert_close(made, torch.nn.functional.silu(gate) * up)
+
+
 def test_weights_of_eight_bits_are_held_once(model) -> None:
     engine = Engine(model, precision=Precision(weights="fp8"))
     assert model.model.language_model.layers[0].self_attn.q_proj.weight.numel() == 0

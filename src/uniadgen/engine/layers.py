@@ -82,6 +82,24 @@ class Operations:
         """Finds the fastest way to multiply so many rows by weights of that shape: here there is only one."""
 
 
+class EmulatedEights(Operations):
+    """As a GPU multiplies by weights in eight bits where that is fastest: x becomes e4m3 as well, row by row."""
+
+    def product(
+        self,
+        x: Float[Tensor, "L k"],
+        weight: Weight,
+        add: Float[Tensor, "..."] | None = None,
+        norm: Float[Tensor, "k"] | None = None,
+        gated: bool = False,
+    ) -> Float[Tensor, "L out"]:
+        """As the others'."""
+        if isinstance(weight, Scaled):
+            x, norm = x if norm is None else self.norm(x, norm), None
+            x = scaled(x).restored(x.dtype)
+        return super().product(x, weight, add, norm, gated)
+
+
 class Layers:
     """All layers of a decoder and its last norm. Sees no cache: `attend` keeps keys and values.
 
@@ -100,7 +118,8 @@ class Layers:
         self.norm = decoder.norm.weight
         self.together = TOGETHER if self.norm.device.type == "cuda" else 1  # positions of prompts that are read at once
         sites = control_sites(config)
-        self.operations = Operations(text.rms_norm_eps)
+        emulated = in_eight_bits and self.norm.device.type == "cpu"
+        self.operations = (EmulatedEights if emulated else Operations)(text.rms_norm_eps)
         self.layers = [
             self._layer(layer, sites.get(number), in_eight_bits) for number, layer in enumerate(decoder.layers)
         ]
