@@ -33,33 +33,6 @@ struct Memory {
   u64 there;  // a barrier: x is
 };
 
-__device__ inline Four streamed(const char *from) {  // read once: not kept in the first cache
-  Four v;
-  asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(from));
-  return v;
-}
-
-// Of the kernels ahead: the first cache may hold what was there before.
-__device__ inline float made(const float *from) {
-  float v;
-  asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(v) : "l"(from) : "memory");
-  return v;
-}
-
-__device__ inline float made(const u16 *from) {
-  u16 v;
-  asm volatile("ld.global.cg.u16 %0, [%1];" : "=h"(v) : "l"(from) : "memory");
-  return __uint_as_float(u32(v) << 16);
-}
-
-__device__ inline float4 made(const float4 *from) {
-  float4 v;
-  asm volatile("ld.global.cg.v4.f32 {%0, %1, %2, %3}, [%4];"
-               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "l"(from) : "memory");
-  return v;
-}
-
 #define GROUP(g) "+f"(total[g][0]), "+f"(total[g][1]), "+f"(total[g][2]), "+f"(total[g][3])
 #define LINE_OF_X "r"(w[0].x), "r"(w[2].x), "r"(w[0].y), "r"(w[2].y), "r"(w[0].z), "r"(w[2].z), "r"(w[0].w), "r"(w[2].w), \
     "r"(w[1].x), "r"(w[3].x), "r"(w[1].y), "r"(w[3].y), "r"(w[1].z), "r"(w[3].z), "r"(w[1].w), "r"(w[3].w), "l"(x), "l"(x + 2), "l"(x + 4), "l"(x + 6)

@@ -9,6 +9,40 @@ struct __align__(16) Four {
   u32 x, y, z, w;
 };
 
+__device__ inline Four streamed(const char *from) {  // read once: not kept in the first cache
+  Four v;
+  asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(from));
+  return v;
+}
+
+// Of the kernels ahead: the first cache may hold what was there before.
+__device__ inline float made(const float *from) {
+  float v;
+  asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(v) : "l"(from) : "memory");
+  return v;
+}
+
+__device__ inline float made(const u16 *from) {
+  u16 v;
+  asm volatile("ld.global.cg.u16 %0, [%1];" : "=h"(v) : "l"(from) : "memory");
+  return __uint_as_float(u32(v) << 16);
+}
+
+__device__ inline float4 made(const float4 *from) {
+  float4 v;
+  asm volatile("ld.global.cg.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "l"(from) : "memory");
+  return v;
+}
+
+__device__ inline Four made(const Four *from) {
+  Four v;
+  asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(from) : "memory");
+  return v;
+}
+
 __device__ inline float low(u32 pair) { return __uint_as_float(pair << 16); }  // of two numbers in bfloat16
 __device__ inline float high(u32 pair) { return __uint_as_float(pair & 0xffff0000u); }
 

@@ -24,13 +24,6 @@ struct Eight {  // numbers in bfloat16
   }
 };
 
-__device__ inline Four loaded(const u16 *from) {  // past the first cache, which may hold what was there before
-  Four v;
-  asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(from) : "memory");
-  return v;
-}
-
 __device__ inline u32 narrowed(float first, float second, float third, float fourth) {
   u16 lower, upper;
   asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(lower) : "f"(second), "f"(first));
@@ -60,7 +53,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) narrow(Arguments of, float
     int unit = threadIdx.x + i * THREADS;
     if (unit < UNITS)
       for (int half = 0; half < 2; half++) {
-        Eight x{loaded(of.x + (i64)row * SIZE + 16 * unit + 8 * half)};
+        Eight x{made((const Four *)(of.x + (i64)row * SIZE + 16 * unit + 8 * half))};
         for (int j = 0; j < 8; j++) {
           float &number = v[i][8 * half + j];
           square += x[j] * x[j];

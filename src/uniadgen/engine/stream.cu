@@ -39,26 +39,6 @@ struct Memory {
   int last[TEAMS];
 };
 
-__device__ inline Four streamed(const char *from) {  // read once: not kept in the first cache
-  Four v;
-  asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(from));
-  return v;
-}
-
-// Of the kernels ahead: the first cache may hold what was there before.
-__device__ inline float made(const float *from) {
-  float v;
-  asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(v) : "l"(from) : "memory");
-  return v;
-}
-
-__device__ inline float made(const u16 *from) {
-  u16 v;
-  asm volatile("ld.global.cg.u16 %0, [%1];" : "=h"(v) : "l"(from) : "memory");
-  return __uint_as_float(u32(v) << 16);
-}
-
 __device__ inline void copied(u16 *to, const u16 *from) {  // 16 bytes, which arrive later, and past the first cache
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(u32(__cvta_generic_to_shared(to))), "l"(from) : "memory");
 }
