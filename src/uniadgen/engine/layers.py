@@ -72,9 +72,13 @@ class Operations:
         """x W', and `add` to it; x is normed before, and the product gated, where that is asked for."""
         if norm is not None:
             x = self.norm(x, norm)
-        rows = weight.restored(x.dtype) if isinstance(weight, Scaled) else weight
+        x, rows = self._as_multiplied(x, weight)
         found = x @ rows.T if add is None else torch.addmm(add, x, rows.T)
         return self.gate(found) if gated else found
+
+    def _as_multiplied(self, x: Float[Tensor, "L k"], weight: Weight) -> tuple[Tensor, Tensor]:
+        """Both in x's type."""
+        return x, weight.restored(x.dtype) if isinstance(weight, Scaled) else weight
 
     def tune(
         self, rows: int, weights: Sequence[Weight], norm: Float[Tensor, "k"] | None = None, gated: bool = False
@@ -85,19 +89,8 @@ class Operations:
 class EmulatedEights(Operations):
     """As a GPU multiplies by weights in eight bits where that is fastest: x becomes e4m3 as well, row by row."""
 
-    def product(
-        self,
-        x: Float[Tensor, "L k"],
-        weight: Weight,
-        add: Float[Tensor, "..."] | None = None,
-        norm: Float[Tensor, "k"] | None = None,
-        gated: bool = False,
-    ) -> Float[Tensor, "L out"]:
-        """As the others'."""
-        if isinstance(weight, Scaled):
-            x, norm = x if norm is None else self.norm(x, norm), None
-            x = scaled(x).restored(x.dtype)
-        return super().product(x, weight, add, norm, gated)
+    def _as_multiplied(self, x: Float[Tensor, "L k"], weight: Weight) -> tuple[Tensor, Tensor]:
+        return super()._as_multiplied(scaled(x).restored(x.dtype) if isinstance(weight, Scaled) else x, weight)
 
 
 class Layers:
