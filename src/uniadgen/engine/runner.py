@@ -25,7 +25,6 @@ class Runner:
     def __init__(self, engine: Engine, config: GenerateConfig, seats: Seats) -> None:
         self.engine, self.model, self.config, self.seats = engine, engine.model, config, seats
         self.painter = engine.painter
-        self.waits = engine.painter is None or engine.painter.waits
 
     def ahead(self, number: int, positions: int) -> int:
         """Positions of each of so many ads in a step of so many: the fewer there are, the more drafts."""
@@ -42,8 +41,8 @@ class Runner:
         busy = {ad.order for ad in begin}
         return begin, [ad for ad in ads if ad.paints_on and ad.order not in busy]
 
-    def paint(self, rows: Rows, bell: Bell) -> tuple[list[int], int]:
-        """How many waves each picture is further on, and in how many steps: the host looks only when they are there."""
+    def paint(self, rows: Rows, bell: Bell) -> tuple[list[int], int, bool]:
+        """How many waves each picture is further on, in how many steps, and whether they are there or under way."""
         assert self.painter is not None, "only for who paints many at once"
         seats, ads = self.seats, rows.ads
         count = 1 if seats.staggered else self.ahead(len(ads), self.engine.cells)
@@ -55,8 +54,8 @@ class Runner:
         if count == 1 and not seats.staggered:  # while a GPU paints
             self._draw_ahead(ads, steps + seats.side)
         if count == 1:
-            return [steps] * len(ads), steps
-        return [wave - ad.wave for ad, wave in zip(ads, canvas.cell[: len(ads)].tolist(), strict=True)], steps
+            return [steps] * len(ads), steps, self.painter.waits
+        return [wave - ad.wave for ad, wave in zip(ads, canvas.cell[: len(ads)].tolist(), strict=True)], steps, True
 
     def _draw_ahead(self, ads: Sequence[Making], waves: int) -> None:
         """The noise of all cells that so many waves may paint."""

@@ -162,10 +162,12 @@ class Scheduler:
         if not ads:
             return
         try:
-            waves, steps = self.runner.paint(self.seats.rows(ads), self.bell)
+            waves, steps, there = self.runner.paint(self.seats.rows(ads), self.bell)
             self._tell_news()  # of the last call, while this one is under way
             for ad, count in zip(ads, waves, strict=True):
                 self._take_painted(ad, count, steps)
+            if there:
+                self._tell_news()
         except Exception as error:
             self._end(ads[-1], error)
 
@@ -231,12 +233,11 @@ class Scheduler:
         self._tell_of(ad, before)
 
     def _tell_of(self, ad: Making, before: int, says: bool = False) -> None:
-        """Tells where there is a word more, or a row of cells, and lets go who is done."""
+        """There is something to be told where there is a word more, or a row of cells; who is done is let go."""
         if ad.done or says or ad.rows > before:
             self._note(ad)
-        if ad.done or self.runner.waits:
-            self._tell_news()
         if ad.done:
+            self._tell_news()
             self._end(ad)
 
     def _note(self, ad: Making) -> None:
